@@ -1,0 +1,76 @@
+"""Signals as they came: handlers only record, and whoever waits for processes acts."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+from collections.abc import Iterator
+from types import FrameType
+
+from tf_toolkit.errors import Stopped
+
+STOP = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+FORWARDED = frozenset({*STOP, signal.SIGUSR1, signal.SIGUSR2})
+# HUP asks some programs to read their settings again, so it alone starts no countdown to KILL.
+ESCALATED = STOP - {signal.SIGHUP}
+
+
+class _Inbox:
+    """One per process, as signals are."""
+
+    def __init__(self) -> None:
+        self.received: list[int] = []
+        self.interruptible = False
+        self.wakeup = -1
+
+    def record(self, number: int, _frame: FrameType | None) -> None:
+        if number in FORWARDED:
+            self.received.append(number)
+        if self.interruptible and number in STOP:
+            raise Stopped(number)
+
+
+_inbox = _Inbox()
+
+
+def listen() -> None:
+    """From now on record the signals that are forwarded to the user's processes, instead of dying of them.
+
+    PID 1 ignores every signal that it has no handler for, so this is also what makes ``docker stop`` work.
+    """
+    if _inbox.wakeup >= 0:
+        return
+    _inbox.wakeup, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    for number in (*FORWARDED, signal.SIGCHLD):
+        signal.signal(number, _inbox.record)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+
+
+@contextlib.contextmanager
+def interruptible(yes: bool = True) -> Iterator[None]:
+    """Within, a stop signal raises Stopped at once, also one that came before; or with ``yes`` false it does not."""
+    listen()
+    before, _inbox.interruptible = _inbox.interruptible, yes
+    try:
+        for number in _inbox.received:
+            if yes and number in STOP:
+                raise Stopped(number)
+        yield
+    finally:
+        _inbox.interruptible = before
+
+
+def taken() -> Iterator[int]:
+    """The signals that came, each once."""
+    while _inbox.received:
+        yield _inbox.received.pop(0)
+
+
+def sleep(seconds: float | None) -> None:
+    """Until a signal comes, a child's end included, or the time is over."""
+    ready, _, _ = select.select([_inbox.wakeup], [], [], None if seconds is None else max(0.0, seconds))
+    if ready:
+        with contextlib.suppress(BlockingIOError):
+            os.read(_inbox.wakeup, 4096)
