@@ -100,7 +100,7 @@ def test_every_variable_of_a_full_job(job: Job) -> None:
     args = (
         '["--batch-size","8","--epochs","2","--layers","[64, 32]","--note","x y","--nothing","","--opt","a=None,b=1"]'
     )
-    groups = {group["instance_group_name"]: group for group in resource["instance_groups"]}  # type: ignore[index, misc]
+    groups = {group["instance_group_name"]: group for group in resource["instance_groups"]}  # type: ignore[index]
     training_env = json.loads(variables["SM_TRAINING_ENV"])
     assert {name: value for name, value in variables.items() if name != "SM_TRAINING_ENV"} == {
         "PATH": "/bin",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -43,10 +44,13 @@ def detect_hardware(instance_type: str, environ: Mapping[str, str]) -> Hardware:
     gpu_tool = _start(path, "nvidia-smi", "-L")
     neuron_tool = _start(path, "neuron-ls", "-j")
     warnings: list[str] = []
-    gpus = _gpus(gpu_tool, warnings)
-    neurons = next((n for name, n in _NEURONS_BY_TYPE.items() if name in instance_type), None)
-    listed = _neurons(neuron_tool, warnings)
-    return Hardware(cpu_count(), gpus, listed if neurons is None else neurons, tuple(warnings))
+    try:
+        gpus = _gpus(gpu_tool, warnings)
+        listed = _neurons(neuron_tool, warnings)
+    finally:
+        _end(gpu_tool, neuron_tool)
+    neurons = next((count for name, count in _NEURONS_BY_TYPE.items() if name in instance_type), listed)
+    return Hardware(cpu_count(), gpus, neurons, tuple(warnings))
 
 
 def cpu_count(root: Path = _ROOT) -> int:
@@ -154,14 +158,19 @@ def _output(tool: subprocess.Popen[str], warnings: list[str]) -> str:
     try:
         output, _ = tool.communicate(timeout=TOOL_SECONDS)
     except subprocess.TimeoutExpired:
-        # Not waited for: a process stuck in the driver cannot be killed. All its session: children hold the pipe.
-        os.killpg(tool.pid, 9)
         warnings.append(f"{name} gave no answer in {TOOL_SECONDS:.0f} s; assuming none of its devices")
         return ""
     if tool.returncode != 0:
         warnings.append(f"{name} failed with status {tool.returncode}; assuming none of its devices")
         return ""
     return output
+
+
+def _end(*tools: subprocess.Popen[str] | None) -> None:
+    """End what still runs, with its children, which hold the pipe; it is not waited for, as the driver may hold it."""
+    for tool in tools:
+        if tool is not None and tool.poll() is None:
+            os.killpg(tool.pid, signal.SIGKILL)
 
 
 def _read(path: Path) -> str:
