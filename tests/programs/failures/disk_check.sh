@@ -1,0 +1,2 @@
+echo "disk check failed" >&2
+exit 7

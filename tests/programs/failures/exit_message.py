@@ -1,0 +1,5 @@
+"""A message to sys.exit."""
+
+import sys
+
+sys.exit("dataset is empty")

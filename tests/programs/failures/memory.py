@@ -1,0 +1,3 @@
+"""More memory than there is."""
+
+bytearray(1 << 62)

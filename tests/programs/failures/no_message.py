@@ -1,0 +1,3 @@
+"""An exception without a message."""
+
+assert not __doc__

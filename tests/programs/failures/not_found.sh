@@ -1,0 +1,3 @@
+set -e
+echo "starting"
+no-such-program-anywhere --epochs 3

@@ -1,0 +1,3 @@
+"""A message in Japanese."""
+
+raise ValueError("学習率が不正です")
