@@ -202,7 +202,7 @@ def test_a_channel_that_is_no_object(job: Job) -> None:
         ({"a": "x\0y"}, "NUL"),
         ({"a\0b": "x"}, "NUL"),
         ({"a": '["x\\u0000"]'}, "NUL"),
-        ({"a": '"\\ud800"'}, "surrogate"),
+        ({"a": '"\\ud800"'}, "that utf-8 cannot encode"),
         ({"sagemaker_program": "7"}, "key 'sagemaker_program': found a number (7), expected a string"),
         ({"sagemaker_submit_directory": "[]"}, "key 'sagemaker_submit_directory': found a list"),
         ({"sagemaker_mpi_enabled": "maybe"}, "key 'sagemaker_mpi_enabled'"),

@@ -12,6 +12,7 @@ import os
 import re
 import socket
 import stat
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -245,7 +246,7 @@ def _check_representable(section: _Section, decoded: Mapping[str, Any]) -> None:
             try:
                 os.fsencode(text)
             except UnicodeEncodeError:
-                section.fail(name, f"a {what} with half of a surrogate pair", "text that UTF-8 can hold")
+                section.fail(name, f"a {what} that {sys.getfilesystemencoding()} cannot encode", "text that it can")
 
 
 def _texts(value: object) -> list[str]:

@@ -1,0 +1,178 @@
+"""The program ``train``: the platform runs ``docker run IMAGE train``. Six stages in order, nothing else.
+
+Arguments: given to the script after its hyperparameters. Environment: README, "The contract in tables". Reads and
+writes the tree under /opt/ml, or SAGEMAKER_BASE_DIR. Standard output is the script's; standard error is the script's
+and our log. Exit codes: contract.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+
+from tf_toolkit import signals, supervisor, sync
+from tf_toolkit.config import read_config
+from tf_toolkit.contract import LEFT_OUT_FILE, STOP_GRACE, STOP_GRACE_SECONDS, Paths
+from tf_toolkit.environment import build_environment, fit
+from tf_toolkit.errors import JobDescriptionError
+from tf_toolkit.hardware import detect_hardware
+from tf_toolkit.process import Exit, ProcessSpec
+from tf_toolkit.report import Report, warn_about_model
+from tf_toolkit.s3 import bucket_region
+from tf_toolkit.strategies import choose
+from tf_toolkit.user_code import install_user_code
+
+log = logging.getLogger("tf_toolkit")
+
+_LONGEST_GRACE = 86_400
+
+
+def main() -> None:
+    """Run the job that the tree describes; the process ends with its status."""
+    paths = Paths.of(os.environ)
+    report = Report(paths, os.environ)
+    _start_log(report)
+    signals.listen()
+    sys.exit(report.of(lambda: train(paths, os.environ, sys.argv[1:], report)))
+
+
+def train(paths: Paths, environ: Mapping[str, str], arguments: Sequence[str], report: Report) -> Exit:
+    """The stages; how the user's script ended."""
+    with signals.interruptible():
+        with stage("read") as said:
+            config = read_config(paths, environ)
+            report.knows(config)
+            log.setLevel(config.log_level)
+            stop_grace = _stop_grace(environ)
+            name, strategy = choose(config)
+            channels = ", ".join(config.channels) or "none"
+            said.append(f"host {config.current_host} of {len(config.hosts)}; channels: {channels}")
+        with stage("describe") as said:
+            hardware = detect_hardware(config.instance_type, environ)
+            env = build_environment(config, hardware, paths, environ, arguments)
+            env = env._replace(variables={**env.variables, **bucket_region(config, env.variables)})
+            said.append(f"{hardware.cpus} CPUs, {hardware.gpus} GPUs, {hardware.neurons} Neuron cores")
+            for warning in (*config.warnings, *hardware.warnings):
+                log.warning("%s", warning)
+        with stage("install") as said:
+            _make_directories(paths)
+            command = install_user_code(config, paths, env.variables, stop_grace)
+            said.append(f"code in {command.directory}")
+        with stage("decide") as said:
+            specs = strategy.processes(config, command, env)
+            uploader = sync.companion(config, paths, env.variables)
+            said.append(f"{name}: {report.shown(specs[0].argv)}")
+        _announce_start(paths)
+    with stage("run") as said, _fitting(specs) as fitted:
+        exits = supervisor.run([*fitted, *filter(None, [uploader])], stop_grace)
+        end = first_failure(exits)
+        said.append(f"{end.spec.role} ended with status {end.status}")
+        if log.isEnabledFor(logging.INFO) or end.status != 0:
+            _end_the_line(end.stderr)
+    if end.status == 0:
+        warn_about_model(paths.model)
+    return end
+
+
+def first_failure(exits: Sequence[Exit]) -> Exit:
+    """The exit that decides the job: the first of its processes to fail, or the first process if none did.
+
+    A companion's failure is its own to report; the script's result stands.
+    """
+    main = [end for end in exits if not end.spec.companion]
+    return min((end for end in main if end.status != 0), key=lambda end: end.ended, default=main[0])
+
+
+@contextlib.contextmanager
+def stage(name: str) -> Iterator[list[str]]:
+    """Log one line when a stage is done: its name, what it said, and its duration in seconds."""
+    started = time.monotonic()
+    said: list[str] = []
+    yield said
+    log.info("%s: %s (%.3f s)", name, " ".join(said), time.monotonic() - started)
+
+
+def _start_log(report: Report) -> None:
+    """To standard error, so that standard output is the script's alone."""
+    logging.raiseExceptions = False
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s tf-toolkit %(levelname)-7s %(message)s"))
+    handler.addFilter(report.mask)
+    log.addHandler(handler)
+    log.propagate = False
+    log.setLevel(logging.INFO)
+
+
+def _stop_grace(environ: Mapping[str, str]) -> float:
+    text = environ.get(STOP_GRACE, "")
+    if not text:
+        return STOP_GRACE_SECONDS
+    if not text.isascii() or not text.replace(".", "", 1).isdigit() or float(text) > _LONGEST_GRACE:
+        raise JobDescriptionError(
+            f"{STOP_GRACE} is {text!r}; expected seconds between TERM and KILL, such as 30, at most {_LONGEST_GRACE}"
+        )
+    return float(text)
+
+
+def _announce_start(paths: Paths) -> None:
+    """Let `tf-toolkit run` clear the line that it draws on the terminal, before the script's output comes there.
+
+    It reads the FIFO, and holds a lock on it until it is done. Elsewhere there is none, or nobody who reads it.
+    """
+    with contextlib.suppress(OSError):
+        fifo = os.open(paths.starting, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            import fcntl
+
+            os.write(fifo, b".")
+            fcntl.flock(fifo, fcntl.LOCK_SH)
+        finally:
+            os.close(fifo)
+
+
+def _make_directories(paths: Paths) -> None:
+    """What the platform mounts and a bare ``docker run`` does not; scripts write there without asking."""
+    for directory in (paths.model, paths.output_data):
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            log.warning("%s cannot be made: %s", directory, error.strerror)
+
+
+@contextlib.contextmanager
+def _fitting(specs: Sequence[ProcessSpec]) -> Iterator[list[ProcessSpec]]:
+    """The processes with environments that the kernel takes; what is left out can be read from a file meanwhile."""
+    fitted: list[ProcessSpec] = []
+    left_out: dict[str, str] = {}
+    for spec in specs:
+        smaller, missing = fit(spec)
+        fitted.append(smaller)
+        left_out |= missing
+    if not left_out:
+        yield fitted
+        return
+    import json
+    import tempfile
+
+    with tempfile.NamedTemporaryFile("w", prefix="tf-toolkit-left-out-", suffix=".json") as file:
+        json.dump(left_out, file)
+        file.flush()
+        log.warning(
+            "too large for the environment, left out of it and to be read from %s: %s", file.name, ", ".join(left_out)
+        )
+        yield [spec._replace(env={**spec.env, LEFT_OUT_FILE: file.name}) for spec in fitted]
+
+
+def _end_the_line(stderr: bytes) -> None:
+    """Our next line starts a line of its own, whatever the script wrote last."""
+    if stderr and not stderr.endswith(b"\n"):
+        with contextlib.suppress(OSError):
+            os.write(2, b"\n")
+
+
+if __name__ == "__main__":
+    main()
