@@ -1,0 +1,1 @@
+"""The program ``tf-toolkit``: a person's or CI's side of the toolkit."""

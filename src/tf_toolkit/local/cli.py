@@ -1,0 +1,229 @@
+"""The program ``tf-toolkit``: words of the command line in, one line for each mistake out.
+
+Exit status: of ``run``, its job's; of ``explain``, 0, or what ``train`` would end with for a job that is described
+wrongly; 2 for a wrong command line; 1 for a file that the system denies; 128+N for signal N.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import tf_toolkit
+from tf_toolkit.contract import SIGNAL_BASE, Paths
+from tf_toolkit.errors import Stopped, ToolkitError
+from tf_toolkit.local.explain import explain_job, explain_tree
+from tf_toolkit.local.job import RUNS, Job, UsageError, job
+from tf_toolkit.local.run import run
+from tf_toolkit.local.terminal import say
+
+_RUN = """\
+Run a training job on this machine: the same `train` that a container runs on the platform, over a tree like /opt/ml
+that is built for it. No container and no cloud account are needed. Nothing is copied: the script sees your code and
+data through links.
+
+The script runs in its source directory, with the Python that tf-toolkit is installed in. Its hyperparameters are its
+arguments, and the words behind -- follow them; SM_MODEL_DIR, SM_CHANNEL_TRAIN and the other SM_* variables are set as
+on the platform. Standard output is the script's; the log goes to standard error, and says at the end where model,
+output and failure lie.
+"""
+_RUN_EXAMPLES = """\
+examples:
+  tf-toolkit run train.py --train data/train --hp epochs=3 --hp learning_rate=0.01
+  tf-toolkit run train.py --source-dir src --channel train=data/train --channel test=data/test.csv --requirements
+  tf-toolkit run train.py --output out -- --verbose
+
+The exit status is the job's: 0 when it succeeded, else the script's own, 128+N when signal N killed it. Ctrl-C and TERM
+are passed on to the script, which may save what it has.
+"""
+_EXPLAIN = """\
+Print what a job comes down to: hosts, channels, strategy, command, arguments and variables. Nothing is started,
+installed or fetched, and nothing is left on disk.
+
+Without SCRIPT it explains the tree at --tree, SAGEMAKER_BASE_DIR or /opt/ml; with SCRIPT and the options of `run`, what
+`run` would do. Variables are those that the toolkit sets or changes; values behind names that look secret are masked.
+"""
+_EXPLAIN_JSON = """\
+--json prints one object with these keys:
+  root                    the tree
+  hosts, current_host     names of all hosts, and of this one
+  channels                name: folder
+  strategy                how the job is distributed; single: one process
+  code                    directory: where it runs; fetched_from: what it is first copied, unpacked or downloaded from,
+                          or null
+  requirements            what becomes of requirements.txt: none (there is no such file), installed, not installed;
+                          null if not known
+  package                 the same of the source directory as a package with setup.py or pyproject.toml
+  arguments               of the script
+  processes               of this host, each with: role; command, with the arguments, or null if not known; directory;
+                          variables, name: value; left_out, names of variables too large for the environment
+  warnings                lines
+What is not known is so because the code is not on this machine.
+"""
+
+
+def main() -> int:
+    """Do what the command line says; the exit status."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    status = _status(sys.argv[1:])
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        try:
+            stream.flush()
+        except OSError:
+            # Nobody reads it any more. The interpreter flushes once more at its end, which must not change the status.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return status
+
+
+def _status(command_line: Sequence[str]) -> int:
+    words, arguments = _split(command_line)
+    try:
+        given = _parser().parse_args(words)
+        status: int = given.function(given, arguments)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except ToolkitError as error:
+        _say_error(str(error))
+        return error.exit_code
+    except BrokenPipeError:
+        return SIGNAL_BASE + signal.SIGPIPE
+    except OSError as error:
+        _say_error(": ".join(str(part) for part in (error.filename, error.strerror or error) if part))
+        return 1
+    except Stopped as stop:
+        return SIGNAL_BASE + stop.signal_number
+    except KeyboardInterrupt:
+        return SIGNAL_BASE + signal.SIGINT
+    return status
+
+
+def _say_error(message: str) -> None:
+    say(f"error: {' '.join(message.split())}")
+
+
+def _split(words: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    """Ours, and the script's own behind ``--``."""
+    end = list(words).index("--") if "--" in words else len(words)
+    return words[:end], words[end + 1 :]
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; --help says what can be given")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="tf-toolkit",
+        description="Training jobs of the SageMaker container contract, on this machine.",
+        epilog="tf-toolkit COMMAND --help tells more.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"tf-toolkit {tf_toolkit.__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    run_parser = _command(commands, "run", "run a training job on this machine", _RUN, _RUN_EXAMPLES)
+    run_parser.add_argument("script", metavar="SCRIPT", help="the script that trains: a .py or .sh file, or a program")
+    _add_options(run_parser)
+    run_parser.set_defaults(function=_run)
+    explain_parser = _command(commands, "explain", "print what a job comes down to", _EXPLAIN, _EXPLAIN_JSON)
+    explain_parser.add_argument("script", metavar="SCRIPT", nargs="?", help="as of `run`")
+    _add_options(explain_parser)
+    explain_parser.add_argument("--tree", metavar="DIR", help="explain the tree at DIR, which is like /opt/ml")
+    explain_parser.add_argument("--json", action="store_true", help="print one JSON object")
+    explain_parser.set_defaults(function=_explain)
+    return parser
+
+
+def _command(
+    commands: argparse._SubParsersAction[_Parser], name: str, summary: str, description: str, epilog: str
+) -> _Parser:
+    return commands.add_parser(
+        name,
+        help=summary,
+        description=description,
+        epilog=epilog,
+        usage=f"tf-toolkit {name} {'SCRIPT' if name == 'run' else '[SCRIPT]'} [OPTION...] [-- ARGUMENT...]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--source-dir",
+        metavar="DIR",
+        help="the folder of the code, which SCRIPT is relative to or lies in; default: the folder of SCRIPT",
+    )
+    parser.add_argument(
+        "--train",
+        metavar="PATH",
+        dest="channels",
+        action="append",
+        type=lambda path: f"train={path}",
+        help="data of the channel `train`, the same as --channel train=PATH",
+    )
+    parser.add_argument(
+        "--channel",
+        metavar="NAME=PATH",
+        dest="channels",
+        action="append",
+        help="data: a folder or a file of this machine; the script finds it in the folder that SM_CHANNEL_<NAME> names",
+    )
+    parser.add_argument(
+        "--hp",
+        metavar="NAME=VALUE",
+        dest="hyperparameters",
+        action="append",
+        help="a hyperparameter; as on the platform VALUE is text, and decoded if it reads as JSON: 3, true, '[1, 2]'",
+    )
+    parser.add_argument(
+        "--requirements",
+        action="store_true",
+        help="install the requirements.txt beside the code into the environment of this Python first; without it "
+        "nothing is installed",
+    )
+    parser.add_argument(
+        "--output",
+        metavar="DIR",
+        help="where the tree is built, and model and output are left: a new or empty folder, or that of an earlier "
+        f"run, whose input, model and output are replaced; default: a new folder in ./{RUNS}",
+    )
+
+
+def _job(given: argparse.Namespace, arguments: Sequence[str]) -> Job:
+    return job(
+        script=given.script,
+        source_dir=given.source_dir,
+        channels=given.channels or [],
+        hyperparameters=given.hyperparameters or [],
+        output=given.output,
+        requirements=given.requirements,
+        arguments=arguments,
+    )
+
+
+def _run(given: argparse.Namespace, arguments: Sequence[str]) -> int:
+    return run(_job(given, arguments), os.environ)
+
+
+def _explain(given: argparse.Namespace, arguments: Sequence[str]) -> int:
+    if given.script is not None:
+        if given.tree is not None:
+            raise UsageError("SCRIPT and --tree are two jobs; give one of them")
+        explain_job(_job(given, arguments), os.environ, given.json)
+        return 0
+    for option in ("source_dir", "channels", "hyperparameters", "output", "requirements"):
+        if getattr(given, option):
+            raise UsageError("--source-dir, --train, --channel, --hp, --requirements and --output need SCRIPT")
+    tree = Paths.of(os.environ) if given.tree is None else Paths(Path(given.tree).absolute())
+    if given.tree is not None and not tree.root.is_dir():
+        raise UsageError(f"--tree {given.tree!r}: no such directory; give one that is like /opt/ml")
+    explain_tree(tree, os.environ, arguments, given.json)
+    return 0

@@ -1,0 +1,176 @@
+"""A job as a person described it on the command line, checked: each mistake is one line with its remedy."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from tf_toolkit import contract
+from tf_toolkit.errors import ToolkitError
+
+RUNS = "tf-toolkit-runs"
+# As the platform takes it (https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_Channel.html).
+_CHANNEL_NAME = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,64}")
+# As config.py takes it.
+_PROGRAM = re.compile(r"(?!-)[A-Za-z0-9._+/-]+")
+# Said by SCRIPT and --source-dir; the job's name is made here.
+_NOT_GIVEN = (contract.PROGRAM, contract.SUBMIT_DIRECTORY, contract.JOB_NAME)
+
+
+class UsageError(ToolkitError):
+    """The command line is wrong."""
+
+    exit_code = 2
+
+
+class Job(NamedTuple):
+    """What ``run`` runs. Every path is absolute."""
+
+    name: str
+    # Where the tree is built; the person named it, or it is new.
+    root: Path
+    root_given: bool
+    source: Path
+    # The script, relative to the source directory.
+    program: str
+    channels: dict[str, Path]
+    # As text, which is how the platform sends them.
+    hyperparameters: dict[str, str]
+    arguments: tuple[str, ...]
+    requirements: bool
+
+
+def job(
+    script: str,
+    source_dir: str | None,
+    channels: Sequence[str],
+    hyperparameters: Sequence[str],
+    output: str | None,
+    requirements: bool,
+    arguments: Sequence[str],
+) -> Job:
+    """The job of a command line's words. Raises UsageError."""
+    source, program = _source(script, source_dir)
+    stem = re.sub(r"[^A-Za-z0-9]+", "-", Path(program).stem).strip("-")[:40] or "job"
+    name = f"{stem}-{datetime.now():%Y%m%d-%H%M%S-%f}"
+    described = Job(
+        name=name,
+        root=_path(output) if output is not None else _path(RUNS) / name,
+        root_given=output is not None,
+        source=source,
+        program=program,
+        channels=_channels(channels),
+        hyperparameters=_hyperparameters(hyperparameters),
+        arguments=tuple(arguments),
+        requirements=requirements,
+    )
+    _check_apart(described)
+    return described
+
+
+def _path(text: str) -> Path:
+    # A shell leaves the "~" of NAME=~/data alone. Path's own way raises where there is no such user.
+    return Path(os.path.expanduser(text)).absolute()  # noqa: PTH111
+
+
+def _real(path: Path) -> Path:
+    # Path.resolve() raises RuntimeError for links in a circle.
+    return Path(os.path.realpath(path))
+
+
+def _source(script: str, source_dir: str | None) -> tuple[Path, str]:
+    """The source directory and the script's path in it."""
+    path = _path(script)
+    if source_dir is None:
+        source, program = path.parent, path.name
+    else:
+        source = _path(source_dir)
+        if not source.is_dir():
+            raise UsageError(f"--source-dir {source_dir!r}: no such directory; give the folder that holds the code")
+        program = os.path.normpath(script)
+        if Path(script).is_absolute() or program.startswith("../") or not (source / program).exists():
+            program = _inside(path, source, script)
+    found = source / program
+    if not found.is_file():
+        what = "a directory" if found.is_dir() else "not a file" if found.exists() else "no such file"
+        raise UsageError(f"SCRIPT {script!r}: {what}; give the path of the script that trains, such as train.py")
+    if not _PROGRAM.fullmatch(program):
+        raise UsageError(
+            f"SCRIPT {program!r}: the platform takes a name of letters, digits and . _ + - / only, without '-' at the "
+            "start; rename the file"
+        )
+    return source, program
+
+
+def _inside(path: Path, source: Path, script: str) -> str:
+    if not path.exists():
+        raise UsageError(f"SCRIPT {script!r}: no such file in {str(source)!r}; give its path relative to --source-dir")
+    try:
+        return str((_real(path.parent) / path.name).relative_to(_real(source)))
+    except ValueError as error:
+        raise UsageError(
+            f"SCRIPT {script!r} is not inside --source-dir {str(source)!r}; name a folder that holds the script"
+        ) from error
+
+
+def _channels(words: Sequence[str]) -> dict[str, Path]:
+    channels: dict[str, Path] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not equals or not text:
+            raise UsageError(f"--channel {word!r}: expected NAME=PATH, such as train=data/train")
+        if not _CHANNEL_NAME.fullmatch(name):
+            raise UsageError(
+                f"--channel {word!r}: {name!r} cannot be a channel's name; use letters, digits and . _ - only, such as "
+                "train=data/train"
+            )
+        if name in channels:
+            raise UsageError(f"channel {name!r} is given twice; give each channel one PATH")
+        if text.lower().startswith("s3://"):
+            raise UsageError(
+                f"channel {name!r}: {text!r} is not on this machine; copy it here first "
+                "(aws s3 cp --recursive) and give the folder's PATH"
+            )
+        path = _path(text)
+        try:
+            path.stat()
+        except OSError as error:
+            raise UsageError(
+                f"channel {name!r}: {text!r}: {error.strerror}; give an existing folder or file"
+            ) from error
+        channels[name] = path
+    return channels
+
+
+def _hyperparameters(words: Sequence[str]) -> dict[str, str]:
+    hyperparameters: dict[str, str] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not name:
+            raise UsageError(f"--hp {word!r}: expected NAME=VALUE, such as epochs=3")
+        if name in hyperparameters:
+            raise UsageError(
+                f"hyperparameter {name!r} is given twice; give each one VALUE, a list as --hp {name}='[1, 2]'"
+            )
+        if name in _NOT_GIVEN:
+            raise UsageError(f"--hp {name}: this comes from SCRIPT and --source-dir; leave it out")
+        hyperparameters[name] = value
+    return hyperparameters
+
+
+def _check_apart(described: Job) -> None:
+    """Nothing that the job reads may lie where results are written and, by the next run, removed."""
+    root = _real(described.root)
+    for what, path in (
+        ("the source directory", described.source),
+        *((f"channel {name!r}", path) for name, path in described.channels.items()),
+    ):
+        if _real(path).is_relative_to(root):
+            raise UsageError(
+                f"{what}, {str(path)!r}, lies in the output directory {str(described.root)!r}, whose content is "
+                "replaced; give another --output"
+            )
