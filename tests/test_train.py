@@ -496,31 +496,6 @@ def test_intermediate_output_is_there_before_the_job_reports(job: Job, s3: Any, 
     assert stored["Body"].read() == b"whole"
 
 
-def test_importing_has_no_effect(tmp_path: Path) -> None:
-    """No file appears, no other library is loaded, and no variable is set by importing any module."""
-    modules = sorted(path.stem for path in (Path(__file__).parents[1] / "src" / "tf_toolkit").glob("*.py"))
-    code = (
-        "import importlib, os, sys\nbefore = dict(os.environ)\n"
-        f"for name in {modules}: importlib.import_module(f'tf_toolkit.{{name}}')\n"
-        "assert dict(os.environ) == before\n"
-        "print({'boto3', 'psutil', 'tensorflow', 'watchdog', 'rich', 'docker', 'retrying'} & set(sys.modules))"
-    )
-    environ = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environ, capture_output=True, check=True)
-    assert done.stdout == b"set()\n"
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_the_launcher_of_a_plain_job_loads_the_standard_library_only(job: Job) -> None:
-    job.code("train.py", "")
-    command = [sys.executable, "-X", "importtime", "-m", "tf_toolkit.train"]
-    done = subprocess.run(command, env=job.environ, capture_output=True, check=True, timeout=DEADLINE)
-    loaded = {line.rsplit("|", 1)[1].strip().split(".")[0] for line in done.stderr.decode().splitlines() if "|" in line}
-    assert loaded.isdisjoint(
-        {"boto3", "botocore", "psutil", "tensorflow", "numpy", "inspect", "dataclasses", "ctypes.util"}
-    )
-
-
 def test_no_process_of_the_job_is_left(job: Job) -> None:
     """After a normal end no process of the job is left, wherever it hid."""
     job.code("train.py", "import subprocess\np = subprocess.Popen(['setsid', 'sleep', '600'])\nprint(p.pid)")

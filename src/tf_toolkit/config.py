@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 import stat
 import sys
 from collections.abc import Mapping
@@ -259,7 +258,7 @@ def _texts(value: object) -> list[str]:
 
 def _hosts(resource: _Section) -> tuple[str, tuple[str, ...]]:
     if not resource.content:
-        name = socket.gethostname()
+        name = os.uname().nodename
         return name, (name,)
     current = resource.get("current_host", str, None)
     if not current:

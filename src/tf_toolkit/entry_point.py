@@ -15,8 +15,9 @@ log = logging.getLogger("tf_toolkit")
 
 # Where code is put together before it is moved into place; one left by a launcher that was killed counts for nothing.
 STAGE_PREFIX = ".tf-toolkit-"
-_SETUP_TABLE = re.compile(rb"^[ \t]*\[[ \t]*(project|build-system)[ \t]*\]", re.MULTILINE)
+_SETUP_TABLE = rb"^[ \t]*\[[ \t]*(project|build-system)[ \t]*\]"
 _NEVER_ENTRY_POINTS = frozenset({"setup.py", "__init__.py"})
+SUBMIT_IT = "set the hyperparameter sagemaker_submit_directory"
 _NAME_IT = "set the hyperparameter sagemaker_program or the variable SAGEMAKER_PROGRAM"
 _LISTED = 10
 _LOOKED_AT = 1000
@@ -56,7 +57,7 @@ def is_package(entry_point: str, directory: Path) -> bool:
     if entry_point.endswith(".sh"):
         return False
     try:
-        setup = _SETUP_TABLE.search((directory / "pyproject.toml").read_bytes())
+        setup = re.search(_SETUP_TABLE, (directory / "pyproject.toml").read_bytes(), re.MULTILINE)
     except OSError:
         setup = None
     return setup is not None or (directory / "setup.py").is_file()
@@ -102,7 +103,7 @@ def _what_is_there(name: str, directory: Path) -> str:
         return f"did you mean {_listed(alike)}?"
     if held_by(directory):
         return f"it holds {_listed(files) or 'no files'}; {_NAME_IT} to a file of the code"
-    return "it is empty or not there; mount the code there, or set the hyperparameter sagemaker_submit_directory"
+    return f"it is empty or not there; mount the code there, or {SUBMIT_IT}"
 
 
 def _files(directory: Path) -> Iterator[str]:

@@ -8,10 +8,8 @@ from collections.abc import Iterable, Mapping
 MASK = "******"
 # The words that the SageMaker Python SDK's own drivers mask by, and a few more. A harmless `num_tokens` is masked too:
 # a name masked in vain costs a look into the job's description, one printed in vain costs the secret.
-_SECRET_NAME = re.compile(
-    r"secret|password|passwd|passphrase|key|token|private|creds|credential|auth(?!or)", re.IGNORECASE
-)
-_URL_CREDENTIALS = re.compile(r"(?<=://)[^\s'\"]+(?=@)")
+_SECRET_WORDS = ("secret", "password", "passwd", "passphrase", "key", "token", "private", "creds", "credential", "auth")
+_HARMLESS_WORD = "author"
 # Shorter values, and these words, stand in any text by chance.
 _SHORTEST_SECRET = 5
 _PLAIN_WORDS = frozenset({"false", "default", "disabled", "enabled"})
@@ -19,12 +17,13 @@ _PLAIN_WORDS = frozenset({"false", "default", "disabled", "enabled"})
 
 def looks_secret(name: str) -> bool:
     """Whether the value of a hyperparameter or variable of this name is to be masked."""
-    return _SECRET_NAME.search(name) is not None
+    lower = name.lower().replace(_HARMLESS_WORD, "")
+    return any(word in lower for word in _SECRET_WORDS)
 
 
 def mask_urls(text: str) -> str:
     """``text`` with the user and password of every URL masked."""
-    return _URL_CREDENTIALS.sub(MASK, text) if "://" in text else text
+    return re.sub(r"(?<=://)[^\s'\"]+(?=@)", MASK, text) if "://" in text else text
 
 
 def masked(values: Mapping[str, object]) -> dict[str, object]:

@@ -36,9 +36,11 @@ def run(specs: Sequence[ProcessSpec], stop_grace: float, around: Around = contex
 
     Raises ExecuteUserScriptError if one cannot be started.
     """
-    _adopt_orphans()
     with signals.interruptible(False):
-        return _Run(specs, stop_grace, around).to_the_end()
+        running = _Run(specs, stop_grace, around)
+        # Not before: the script is on its way meanwhile, and has no orphans yet.
+        _adopt_orphans()
+        return running.to_the_end()
 
 
 class _Child:

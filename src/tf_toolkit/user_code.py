@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from tf_toolkit import archive, requirements, s3, tree
+from tf_toolkit import requirements
 from tf_toolkit.config import JobConfig
 from tf_toolkit.contract import TENSORFLOW_TRAINING_MODULE, Paths
-from tf_toolkit.entry_point import STAGE_PREFIX, command_for, find_entry_point, held_by, is_package
+from tf_toolkit.entry_point import SUBMIT_IT, command_for, find_entry_point, held_by, is_package
 from tf_toolkit.errors import SourceError
 from tf_toolkit.masking import mask_urls
 from tf_toolkit.process import Command
 
 log = logging.getLogger("tf_toolkit")
 
-_SUBMIT_IT = "set the hyperparameter sagemaker_submit_directory"
 # Its arguments: the module, the function, and what the function then finds in sys.argv behind its module's name.
 _CALL = (
     "import importlib, operator, sys; module, function = sys.argv[1:3]; sys.argv[:3] = [module]; "
@@ -38,7 +36,9 @@ def install_user_code(config: JobConfig, paths: Paths, variables: Mapping[str, s
     directory = paths.code
     try:
         if source is not None:
-            directory = _fetch(source, config, paths, variables)
+            from tf_toolkit.source import fetch  # Only a job that fetches its code pays for it.
+
+            directory = fetch(source, config, paths, variables)
         elif _training_module(config) is not None:
             directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -84,7 +84,7 @@ def _source(config: JobConfig, paths: Paths) -> str | Path | None:
     if is_url and scheme.lower() == "s3":
         return submitted
     if is_url and scheme.lower() != "file":
-        raise SourceError(f"{mask_urls(submitted)} is no address of code; {_SUBMIT_IT} to an s3:// address or a path")
+        raise SourceError(f"{mask_urls(submitted)} is no address of code; {SUBMIT_IT} to an s3:// address or a path")
     path = Path(rest if is_url else submitted)
     if is_url and "%" in rest and not os.access(path, os.F_OK):
         from urllib.parse import unquote
@@ -101,54 +101,5 @@ def _source(config: JobConfig, paths: Paths) -> str | Path | None:
             log.warning("%s is not in this container; running the code in %s", submitted, paths.code)
             return None
         raise SourceError(
-            f"{submitted}: {error.strerror}; {_SUBMIT_IT} to what is there, or mount the code at {paths.code}"
+            f"{submitted}: {error.strerror}; {SUBMIT_IT} to what is there, or mount the code at {paths.code}"
         ) from error
-
-
-def _fetch(source: str | Path, config: JobConfig, paths: Paths, variables: Mapping[str, str]) -> Path:
-    """Bring code into the code directory, or where that holds files into a new one; whole, or not at all."""
-    import shutil
-    import tempfile
-
-    with contextlib.ExitStack() as undo:
-        directory = paths.code
-        if held_by(paths.code):
-            directory = Path(tempfile.mkdtemp(prefix="tf-toolkit-code-"))
-            undo.callback(shutil.rmtree, directory, ignore_errors=True)
-            log.warning("%s holds files and is left alone; the code of %s runs in %s", paths.code, source, directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        # Inside, for the code directory may be a mount of its own, and files are renamed only within one.
-        with tempfile.TemporaryDirectory(prefix=STAGE_PREFIX, dir=directory) as temporary:
-            stage = Path(temporary)
-            if isinstance(source, str):
-                _download(source, config, variables, stage)
-            elif source.is_dir():
-                tree.copy(source, stage, without=(directory, paths.code, paths.root))
-            else:
-                _unpack(source, str(source), source.name, stage)
-            with contextlib.ExitStack() as moves:
-                for path in list(stage.iterdir()):
-                    moves.callback(path.rename(directory / path.name).rename, path)
-                moves.pop_all()
-        undo.pop_all()
-    return directory
-
-
-def _download(url: str, config: JobConfig, variables: Mapping[str, str], stage: Path) -> None:
-    import tempfile
-
-    with tempfile.TemporaryDirectory(prefix="tf-toolkit-source-") as temporary:
-        file = Path(temporary) / "source"
-        s3.download(url, file, config.region, variables)
-        _unpack(file, url, s3.parse(url).key.rpartition("/")[2], stage)
-
-
-def _unpack(file: Path, said: str, name: str, stage: Path) -> None:
-    """Unpack an archive, or copy any other file under its ``name``. Messages call it ``said``."""
-    if not file.is_file():
-        raise SourceError(f"{said} is neither a file nor a directory; {_SUBMIT_IT} to one")
-    if archive.is_archive(file, said):
-        archive.unpack(file, said, stage)
-        return
-    with file.open("rb") as content:
-        tree.Tree(stage).add_file(name, os.fstat(content.fileno()).st_mode, content)

@@ -25,7 +25,7 @@ from tf_toolkit.local.run import variables_of
 from tf_toolkit.local.terminal import console
 from tf_toolkit.masking import MASK, looks_secret, masked, masked_arguments, secret_values, without
 from tf_toolkit.process import Command, ProcessSpec
-from tf_toolkit.requirements.file import REQUIREMENTS_FILE
+from tf_toolkit.requirements import REQUIREMENTS_FILE
 from tf_toolkit.strategies import choose
 
 

@@ -14,7 +14,7 @@ from tf_toolkit.local import tree
 from tf_toolkit.local.job import Job
 from tf_toolkit.local.terminal import progress, say
 from tf_toolkit.process import ProcessSpec
-from tf_toolkit.requirements.file import REQUIREMENTS_FILE
+from tf_toolkit.requirements import REQUIREMENTS_FILE
 
 # `train` ends its script after its own grace. This is for what follows: leftovers, intermediate output, the report.
 _REPORT_SECONDS = 900.0

@@ -11,32 +11,18 @@ PIP_FIND_LINKS; with PIP_NO_INDEX=1 nothing else is, so that an install needs no
 from __future__ import annotations
 
 import logging
-import shlex
-import sys
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from tf_toolkit import contract, environment, supervisor, tree
+from tf_toolkit import contract
 from tf_toolkit.config import JobConfig
-from tf_toolkit.errors import (
-    ExecuteUserScriptError,
-    InstallModuleError,
-    InstallRequirementsError,
-    JobDescriptionError,
-    Stopped,
-)
-from tf_toolkit.masking import masked_arguments, secret_values, without
-from tf_toolkit.process import Exit, ProcessSpec, signal_name
-from tf_toolkit.requirements import codeartifact, pip, protected, uv
-from tf_toolkit.requirements.failure import Attempt, explain
-from tf_toolkit.requirements.file import REQUIREMENTS_FILE, Line, read
-from tf_toolkit.requirements.settings import common
+from tf_toolkit.errors import JobDescriptionError
 
 log = logging.getLogger("tf_toolkit")
 
+REQUIREMENTS_FILE = "requirements.txt"
 _PROTECT, _REPLACE, _SKIP = "protect", "replace", "skip"
-_DETAILS_KEPT = 8 * 1024
-_INFO = 20
 
 
 def install(directory: Path, package: bool, config: JobConfig, variables: Mapping[str, str], stop_grace: float) -> None:
@@ -49,113 +35,13 @@ def install(directory: Path, package: bool, config: JobConfig, variables: Mappin
     if mode not in (_PROTECT, _REPLACE, _SKIP):
         raise JobDescriptionError(f"{contract.REQUIREMENTS} is {mode!r}; expected {_PROTECT}, {_REPLACE} or {_SKIP}")
     directory = directory.absolute()
-    lines = read(directory)
-    if not lines and not package:
+    if not package and not os.path.lexists(directory / REQUIREMENTS_FILE):
         return
     if mode == _SKIP:
         log.info("%s is %s: nothing of %s is installed", contract.REQUIREMENTS, _SKIP, directory)
         return
-    import tempfile
+    # Only a job that installs something pays for it.
+    from tf_toolkit.requirements import installation
 
-    with tempfile.TemporaryDirectory(prefix="tf-toolkit-install-") as folder:
-        quiet = config.log_level > _INFO
-        _Install(directory, package, lines, Path(folder), variables, stop_grace).run(mode == _PROTECT, quiet)
-
-
-class _Install:
-    """One install, with a folder of its own for what it needs beside."""
-
-    def __init__(
-        self,
-        directory: Path,
-        package: bool,
-        lines: tuple[Line, ...],
-        folder: Path,
-        variables: Mapping[str, str],
-        stop_grace: float,
-    ) -> None:
-        self._directory = directory
-        self._package = package
-        self._lines = lines
-        self._folder = folder
-        self._stop_grace = stop_grace
-        self._error = InstallModuleError if package else InstallRequirementsError
-        index = codeartifact.index(variables)
-        # What an installer that is killed leaves behind then goes with the folder.
-        env = {**common(directory, variables, index), "TMPDIR": str(folder)}
-        tool = uv.find(directory, env, own_index=index is not None) or pip.find(env)
-        if tool is None:
-            raise self._error(f"there is neither uv on PATH nor pip for {sys.executable}; add one to the image")
-        self._tool = tool
-        self._secrets = secret_values(tool.env) | (index.secrets if index else frozenset())
-
-    def run(self, protect: bool, quiet: bool) -> None:
-        before = protected.installed()
-        arguments = ["--quiet"] if quiet else []
-        packages: Mapping[str, str] = {}
-        if protect:
-            protection = protected.protect(before, self._folder)
-            packages = protection.packages
-            arguments += ["--constraint", str(protection.constraints)] if packages else []
-        if self._lines:
-            arguments += ["--requirement", REQUIREMENTS_FILE]
-        if self._package:
-            arguments += [self._copy()]
-        end = self._start("install", "install", *self._tool.options, *arguments)
-        if end.status != 0:
-            raise self._error(self._explain(end, packages), self._said(end)[-_DETAILS_KEPT:])
-        self._say_what_changed(before)
-
-    def _copy(self) -> str:
-        """A copy of the package: its build would leave files beside the sources, which may be the user's own folder."""
-        copy = self._folder / "user-package"
-        copy.mkdir()
-        try:
-            tree.copy(self._directory, copy)
-        except OSError as error:
-            raise InstallModuleError(f"{self._directory} cannot be copied to build it: {error}") from error
-        return str(copy)
-
-    def _start(self, role: str, *arguments: str) -> Exit:
-        argv = (*self._tool.argv, *arguments)
-        log.info("%s: %s", role, shlex.join(masked_arguments(argv)))
-        spec = ProcessSpec(role, argv, self._tool.env, str(self._directory), stdout_to_stderr=True)
-        try:
-            (end,) = supervisor.run([environment.fit(spec)[0]], self._stop_grace)
-        except ExecuteUserScriptError as error:
-            raise self._error(str(error)) from error
-        if end.stopped_by is not None:
-            raise Stopped(end.stopped_by)
-        return end
-
-    def _explain(self, end: Exit, packages: Mapping[str, str]) -> str:
-        place = f"the package in {self._directory}" if self._package else REQUIREMENTS_FILE
-        if end.signal_number is not None:
-            memory = ": the memory limit was reached" if end.oom_kills else ""
-            return f"{place}: the installer was killed by {signal_name(end.signal_number)}{memory}"
-        output = self._said(end)
-        unexplained = self._tool.unexplained(output)
-        more = self._ask_again(unexplained) if unexplained else ""
-        attempt = Attempt(output, self._lines, self._directory, packages, self._tool.source, more)
-        return without(explain(attempt, self._tool.rules, place), self._secrets)
-
-    def _ask_again(self, requirement: str) -> str:
-        """pip's log of looking for a package. It tells of an index that refuses, which its output does not."""
-        asked, told = self._folder / "asked.txt", self._folder / "told.txt"
-        options = [line.text for line in self._lines if line.is_option and "index" in line.text]
-        asked.write_text("".join(f"{text}\n" for text in [*options, requirement]))
-        detail = ("-qqq", "--log", str(told), "--no-deps", "--dest", str(self._folder))
-        self._start("why", "download", *self._tool.options, *detail, "--requirement", str(asked))
-        return without(told.read_text(errors="replace"), self._secrets) if told.exists() else ""
-
-    def _say_what_changed(self, before: Mapping[str, str]) -> None:
-        after = protected.installed()
-        new = {name: version for name, version in sorted(after.items()) if before.get(name) != version}
-        changes = [f"{name} {before[name]} -> {new[name]}" if name in before else f"{name} {new[name]}" for name in new]
-        log.info("installed: %s", ", ".join(changes) or "nothing, for all was there")
-        if self._tool.check and any(name in before for name in new):
-            # What was replaced may not go with what stays.
-            self._start("check", *self._tool.check)
-
-    def _said(self, end: Exit) -> str:
-        return without(end.stderr.decode(errors="replace"), self._secrets)
+    quiet = config.log_level > logging.INFO
+    installation.install(directory, package, mode == _PROTECT, quiet, variables, stop_grace)

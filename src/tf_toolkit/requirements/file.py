@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from tf_toolkit.errors import InstallRequirementsError
 from tf_toolkit.masking import mask_urls
+from tf_toolkit.requirements import REQUIREMENTS_FILE
 
-REQUIREMENTS_FILE = "requirements.txt"
 _TEXT_SHOWN = 200
 
 
