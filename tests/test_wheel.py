@@ -1,0 +1,60 @@
+"""The wheel: pure Python, few dependencies, and in an environment of its own it answers `train`."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conftest import Job
+
+ROOT = Path(__file__).parent.parent
+# Building and installing reach for the package index.
+DEADLINE = 300.0
+
+
+def run(*argv: str | Path) -> str:
+    done = subprocess.run(
+        argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, text=True, timeout=DEADLINE
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built of a copy of the sources, so that no earlier build's files get into it."""
+    folder = tmp_path_factory.mktemp("wheel")
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder)
+    shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder / "dist", folder)
+    (built,) = (folder / "dist").iterdir()
+    return built
+
+
+def test_it_is_pure_python_and_alone_answers_train(wheel: Path, job: Job, tmp_path: Path) -> None:
+    assert wheel.name.endswith("-py3-none-any.whl")
+    run(sys.executable, "-m", "venv", tmp_path / "venv")
+    python = tmp_path / "venv" / "bin" / "python"
+    run(python, "-m", "pip", "install", "--quiet", wheel)
+    installed = run(python, "-m", "pip", "list", "--format=freeze").split()
+    packages = {line.partition("==")[0] for line in installed if "==" in line}
+    assert packages - {"pip", "setuptools"} == {"psutil", "retrying", "tf-toolkit"}
+
+    job.code("train.py", "import os, sys; print(sys.prefix, os.environ['SM_MODEL_DIR'])\n")
+    done = subprocess.run(
+        [tmp_path / "venv" / "bin" / "train"],
+        env={**job.environ, "PYTHONPATH": ""},
+        cwd=job.root,
+        stdout=subprocess.PIPE,
+        check=False,
+        timeout=DEADLINE,
+    )
+
+    assert done.returncode == 0
+    assert done.stdout.decode().split() == [str(tmp_path / "venv"), str(job.root / "model")]
+    assert (job.root / "output" / "success").exists()
