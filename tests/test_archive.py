@@ -385,7 +385,9 @@ def test_a_member_of_negative_size_ends(tmp_path: Path, form: Any) -> None:
     ended = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, stderr=subprocess.PIPE, timeout=DEADLINE, check=False
     )
-    assert b"SourceError: x is damaged or cut short" in ended.stderr
+    # A Python of before the mend takes the member for the end, and leaves it out.
+    refused = b"SourceError: x is damaged or cut short" in ended.stderr
+    assert refused or (ended.returncode == 0 and [path.name for path in (tmp_path / "out").iterdir()] == ["a.py"])
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"\0" * 10240])
