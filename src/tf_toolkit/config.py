@@ -10,19 +10,18 @@ from __future__ import annotations
 import json
 import os
 import re
-import stat
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 from tf_toolkit import contract
 from tf_toolkit.contract import Paths
 from tf_toolkit.errors import JobDescriptionError
+from tf_toolkit.section import Section, found_type
 
 DEFAULT_LOG_LEVEL = 20
 _LOG_LEVELS = {"DEBUG": 10, "INFO": 20, "WARN": 30, "WARNING": 30, "ERROR": 40, "CRITICAL": 50, "FATAL": 50}
-_TYPE_NAMES = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
 _JSON_DEPTH = 100
 
 
@@ -94,9 +93,9 @@ def read_config(paths: Paths, environ: Mapping[str, str]) -> JobConfig:
 
     Raises JobDescriptionError, which names the file, the key, what was found and what was expected.
     """
-    resource = _Section(paths.input_config / contract.RESOURCE_CONFIG_FILE)
-    channels = _Section(paths.input_config / contract.INPUT_DATA_CONFIG_FILE)
-    parameters = _Section(paths.input_config / contract.HYPERPARAMETERS_FILE)
+    resource = Section(paths.input_config / contract.RESOURCE_CONFIG_FILE)
+    channels = Section(paths.input_config / contract.INPUT_DATA_CONFIG_FILE)
+    parameters = Section(paths.input_config / contract.HYPERPARAMETERS_FILE)
     for name in channels.content:
         channels.get(name, dict, None)
         if name in ("", ".", "..") or re.search(r"[/=\0]", name):
@@ -119,7 +118,7 @@ def read_config(paths: Paths, environ: Mapping[str, str]) -> JobConfig:
     module = environ.get("SAGEMAKER_TRAINING_MODULE") or None
     if module is not None and not re.fullmatch(r"[\w.]+:[\w.]+", module):
         raise JobDescriptionError(f"SAGEMAKER_TRAINING_MODULE is {module!r}; expected 'module:function'")
-    reserved_text = _Section(parameters.path, reserved)
+    reserved_text = Section(parameters.path, reserved)
     return JobConfig(
         current_host=current_host,
         hosts=hosts,
@@ -149,69 +148,6 @@ def read_config(paths: Paths, environ: Mapping[str, str]) -> JobConfig:
     )
 
 
-class _Section:
-    """One file's object, with errors that name the file and the key."""
-
-    def __init__(self, path: Path, content: Mapping[str, Any] | None = None) -> None:
-        self.path = path
-        self.content = _read_object(path) if content is None else content
-
-    def get(self, key: str, kind: type, default: Any) -> Any:
-        value = self.content.get(key, default)
-        if value is default:
-            return default
-        if not isinstance(value, kind):
-            self.fail(key, _found(value), _TYPE_NAMES[kind])
-        return value
-
-    def strings(self, key: str) -> tuple[str, ...]:
-        value = self.get(key, list, None)
-        if value is None:
-            self.fail(key, "nothing", "a list of strings")
-        for item in value:
-            if not isinstance(item, str):
-                self.fail(key, f"a list with {_found(item)} in it", "a list of strings")
-        return tuple(value)
-
-    def fail(self, key: str, found: str, expected: str) -> NoReturn:
-        raise JobDescriptionError(f"{self.path}: key {key!r}: found {found}, expected {expected}")
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file, or an empty one when there is no file."""
-    try:
-        # Not blocking: a FIFO that nobody writes must not hold the job.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise JobDescriptionError(f"{path}: not a regular file; expected a file that holds a JSON object")
-            raw = file.read()
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise JobDescriptionError(
-            f"{path}: cannot be read: {error.strerror}; expected a file that holds a JSON object"
-        ) from error
-    try:
-        content = json.loads(raw.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise JobDescriptionError(
-            f"{path}: byte {error.start} is not UTF-8; expected a JSON object in UTF-8"
-        ) from error
-    except (ValueError, RecursionError) as error:
-        found = str(error) if raw.strip() else "the file is empty"
-        raise JobDescriptionError(f"{path}: not JSON: {found}; expected a JSON object") from error
-    if not isinstance(content, dict):
-        raise JobDescriptionError(f"{path}: found {_found(content)}, expected a JSON object")
-    return content
-
-
-def _found(value: object) -> str:
-    text = json.dumps(value) if isinstance(value, (str, int, float)) else ""
-    name = _TYPE_NAMES.get(type(value), "a number")
-    return f"{name} ({text[:40]}{'...' if len(text) > 40 else ''})" if text else name
-
-
 def decode(value: object) -> Any:
     """A hyperparameter as it was meant: JSON in a string is decoded, any other text is itself.
 
@@ -234,7 +170,7 @@ def _deeper_than(value: object, depth: int) -> bool:
     return depth == 0 or any(_deeper_than(item, depth - 1) for item in items)
 
 
-def _check_representable(section: _Section, decoded: Mapping[str, Any]) -> None:
+def _check_representable(section: Section, decoded: Mapping[str, Any]) -> None:
     """Refuse what neither an argument nor a variable can hold, before anything is started."""
     for name, value in decoded.items():
         if "=" in name:
@@ -256,7 +192,7 @@ def _texts(value: object) -> list[str]:
     return [text for item in value for text in _texts(item)] if isinstance(value, list) else []
 
 
-def _hosts(resource: _Section) -> tuple[str, tuple[str, ...]]:
+def _hosts(resource: Section) -> tuple[str, tuple[str, ...]]:
     if not resource.content:
         name = os.uname().nodename
         return name, (name,)
@@ -271,12 +207,12 @@ def _hosts(resource: _Section) -> tuple[str, tuple[str, ...]]:
     return current, hosts
 
 
-def _groups(resource: _Section) -> tuple[InstanceGroup, ...]:
+def _groups(resource: Section) -> tuple[InstanceGroup, ...]:
     groups = []
     for number, raw in enumerate(resource.get("instance_groups", list, [])):
         if not isinstance(raw, dict):
-            resource.fail("instance_groups", f"a list with {_found(raw)} in it", "a list of objects")
-        section = _Section(Path(f"{resource.path}: instance_groups[{number}]"), raw)
+            resource.fail("instance_groups", f"a list with {found_type(raw)} in it", "a list of objects")
+        section = Section(Path(f"{resource.path}: instance_groups[{number}]"), raw)
         name = section.get("instance_group_name", str, None)
         if name is None:
             section.fail("instance_group_name", "nothing", "a string")
@@ -291,17 +227,17 @@ def _flag(parameters: Mapping[str, Any], name: str) -> bool:
     if value is None or (isinstance(value, (bool, int)) and value in (0, 1)):
         return bool(value)
     raise JobDescriptionError(
-        f"{contract.HYPERPARAMETERS_FILE}: key {name!r}: found {_found(value)}, expected true or false"
+        f"{contract.HYPERPARAMETERS_FILE}: key {name!r}: found {found_type(value)}, expected true or false"
     )
 
 
-def _check_distribution(section: _Section, framework: Mapping[str, Any], groups: tuple[InstanceGroup, ...]) -> None:
+def _check_distribution(section: Section, framework: Mapping[str, Any], groups: tuple[InstanceGroup, ...]) -> None:
     for name in (*contract.DISTRIBUTION_FLAGS, contract.MKL_ENABLED):
         _flag(framework, name)
     if framework.get(contract.DISTRIBUTION_INSTANCE_GROUPS) is None:
         return
     known = {group.name for group in groups}
-    for name in _Section(section.path, framework).strings(contract.DISTRIBUTION_INSTANCE_GROUPS):
+    for name in Section(section.path, framework).strings(contract.DISTRIBUTION_INSTANCE_GROUPS):
         if groups and name not in known:
             section.fail(contract.DISTRIBUTION_INSTANCE_GROUPS, repr(name), f"one of the job's groups, {sorted(known)}")
 
@@ -341,7 +277,7 @@ def _log_level(reserved: Mapping[str, Any], environ: Mapping[str, str]) -> tuple
     )
 
 
-def _entry_point(environ: Mapping[str, str], reserved: _Section) -> str | None:
+def _entry_point(environ: Mapping[str, str], reserved: Section) -> str | None:
     """The entry point's name, checked so that it can neither leave the code directory nor be read as an option."""
     name = environ.get("SAGEMAKER_PROGRAM") or reserved.get(contract.PROGRAM, str, None)
     if name is None:
