@@ -689,3 +689,21 @@ def test_whatever_an_installer_says_there_is_one_line(
     assert message.startswith("requirements.txt")
     assert "\n" not in message
     assert found.unexplained(attempt.output) != ""
+
+
+def test_what_an_installer_says_is_masked_before_it_reaches_the_log(python: Python) -> None:
+    """A package whose build prints its environment, and a URL with a password in it."""
+    package = python.code / "leaky"
+    package.mkdir()
+    (package / "pyproject.toml").write_text(
+        "[build-system]\nrequires = []\nbuild-backend = 'backend'\nbackend-path = ['.']\n"
+    )
+    (package / "backend.py").write_text(
+        "import os, sys\nsys.stderr.write(os.environ['MY_TOKEN'] + ' https://me:pa55word@example.org/x\\n')\nsys.exit(3)\n"
+    )
+    python.requirements("./leaky")
+    outcome = python.install(MY_TOKEN="variable-SECRET")
+    assert outcome.error
+    assert "example.org" in outcome.log
+    assert "variable-SECRET" not in outcome.log + outcome.error
+    assert "pa55word" not in outcome.log + outcome.error

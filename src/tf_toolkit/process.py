@@ -30,6 +30,8 @@ class ProcessSpec(NamedTuple):
     cwd: str
     # An installer's chatter belongs to the log, not to the script's standard output.
     stdout_to_stderr: bool = False
+    # What its standard error must not show; None passes it through byte for byte, as the script's is.
+    secrets: frozenset[str] | None = None
     # A companion serves the others: it gets TERM when they have ended, and KILL after its own grace, in seconds. It is
     # started with TERM blocked, and asks for it when it is ready.
     companion: bool = False

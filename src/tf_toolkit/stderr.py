@@ -8,7 +8,9 @@ import os
 import select
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+
+from tf_toolkit.masking import without
 
 KEPT_BYTES = 64 * 1024
 # Stands where something is missing.
@@ -62,23 +64,45 @@ class KeptStderr:
 
 
 class Tee(threading.Thread):
-    """Copies a pipe to our own standard error, byte for byte and at once, and keeps the last of it."""
+    """Copies a pipe to our own standard error, byte for byte and at once, and keeps the last of it.
 
-    def __init__(self, source: int, around: Around) -> None:
+    With ``secrets``, an empty set included, it copies whole lines instead, with them and credentials in URLs masked.
+    """
+
+    def __init__(self, source: int, around: Around, secrets: Collection[str] | None) -> None:
         super().__init__(daemon=True)
         self._source = source
         self._around = around
+        self._secrets = secrets
         self.kept = KeptStderr()
 
     def run(self) -> None:
         sink = sys.__stderr__.fileno() if sys.__stderr__ is not None else -1
-        while chunk := os.read(self._source, _CHUNK):
-            self.kept.feed(chunk)
-            with self._around(chunk):
-                if sink >= 0 and not _write(sink, chunk):
+        for piece in self._pieces():
+            self.kept.feed(piece)
+            with self._around(piece):
+                if sink >= 0 and not _write(sink, piece):
                     # Nobody reads our standard error any more. Go on reading, so that the script does not block.
                     sink = -1
         os.close(self._source)
+
+    def _pieces(self) -> Iterator[bytes]:
+        held = b""
+        while chunk := os.read(self._source, _CHUNK):
+            if self._secrets is None:
+                yield chunk
+                continue
+            lines, newline, held = (held + chunk).rpartition(b"\n")
+            if len(held) > KEPT_BYTES:
+                lines, newline, held = lines + newline + held, b"", b""
+            if lines or newline:
+                yield _without(lines + newline, self._secrets)
+        if held and self._secrets is not None:
+            yield _without(held, self._secrets)
+
+
+def _without(lines: bytes, secrets: Collection[str]) -> bytes:
+    return without(lines.decode("utf-8", "surrogateescape"), secrets).encode("utf-8", "surrogateescape")
 
 
 def _write(sink: int, chunk: bytes) -> bool:

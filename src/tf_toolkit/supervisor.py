@@ -72,7 +72,7 @@ class _Child:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             os.close(writer)
-        self.stderr = Tee(reader, around)
+        self.stderr = Tee(reader, around, spec.secrets)
         self.stderr.start()
 
     def send(self, number: int) -> None:

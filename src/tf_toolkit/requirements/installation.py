@@ -98,7 +98,9 @@ class _Install:
     def _start(self, role: str, *arguments: str) -> Exit:
         argv = (*self._tool.argv, *arguments)
         log.info("%s: %s", role, shlex.join(masked_arguments(argv)))
-        spec = ProcessSpec(role, argv, self._tool.env, str(self._directory), stdout_to_stderr=True)
+        spec = ProcessSpec(
+            role, argv, self._tool.env, str(self._directory), stdout_to_stderr=True, secrets=self._secrets
+        )
         try:
             (end,) = supervisor.run([environment.fit(spec)[0]], self._stop_grace)
         except ExecuteUserScriptError as error:
