@@ -25,7 +25,6 @@ EXIT_CODES = {
     contract.INSTALL_FAILED,
     contract.TOOLKIT_FAULT,
     contract.RESULT_NOT_WRITTEN,
-    contract.CLUSTER_FAULT,
     contract.JOB_DESCRIPTION_WRONG,
     contract.NOT_EXECUTABLE,
 }

@@ -5,11 +5,10 @@ ToolkitError                     "toolkit"    ours; so is any exception outside 
 ├── JobDescriptionError          "job"        configuration, hyperparameters, names of files and places
 ├── SourceError                  "job"        the user's code could not be fetched or unpacked
 ├── ResultError                  "job"        a result file could not be written whole
-├── UserCodeError                "user code"
-│   ├── InstallRequirementsError              a requirement could not be installed
-│   ├── InstallModuleError                    the user's package could not be installed
-│   └── ExecuteUserScriptError                the script could not be started; its own end is an Exit, not an exception
-└── ClusterError                 "cluster"    another host, or the way to it
+└── UserCodeError                "user code"
+    ├── InstallRequirementsError              a requirement could not be installed
+    ├── InstallModuleError                    the user's package could not be installed
+    └── ExecuteUserScriptError                the script could not be started; its own end is an Exit, not an exception
 """
 
 from __future__ import annotations
@@ -58,11 +57,6 @@ class InstallModuleError(UserCodeError):
 
 class ExecuteUserScriptError(UserCodeError):
     exit_code = contract.NOT_EXECUTABLE
-
-
-class ClusterError(ToolkitError):
-    fault = "cluster"
-    exit_code = contract.CLUSTER_FAULT
 
 
 class Stopped(BaseException):

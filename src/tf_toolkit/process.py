@@ -52,7 +52,6 @@ class Exit(NamedTuple):
     stopped_by: int | None
     # Processes of its memory cgroup that the kernel killed for want of memory while it ran.
     oom_kills: int
-    seconds: float
     # On the monotonic clock, in seconds: which ended first.
     ended: float
 

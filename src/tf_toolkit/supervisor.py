@@ -48,7 +48,6 @@ class _Child:
 
     def __init__(self, spec: ProcessSpec, around: Around) -> None:
         self.spec = spec
-        self.started = time.monotonic()
         self.oom_kills = hardware.memory().oom_kills
         self.exit: Exit | None = None
         self.stopped_by: int | None = None
@@ -90,7 +89,6 @@ class _Child:
             stderr=b"",
             stopped_by=self.stopped_by,
             oom_kills=hardware.memory().oom_kills - self.oom_kills,
-            seconds=now - self.started,
             ended=now,
         )
 
