@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -19,6 +20,10 @@ import pytest
 # Ten times what the slowest plain job takes on a loaded machine.
 DEADLINE = 60.0
 PROGRAMS = Path(__file__).parent / "programs"
+
+
+# Whatever started the tests may ignore it, as nohup does; what they start must not.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def wait_until(condition: Callable[[], Any], what: str, deadline: float = DEADLINE) -> Any:

@@ -152,6 +152,18 @@ def test_signals_reach_the_script_and_its_children(name: str) -> None:
     )
 
 
+def test_under_nohup_a_hang_up_is_ignored(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    code = f"import os, time\nprint('ready', flush=True)\nwhile not os.path.exists({str(mark)!r}): time.sleep(0.01)"
+    command = ["nohup", sys.executable, "-c", HOST, "60", *python(code)]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    process.send_signal(signal.SIGHUP)
+    mark.touch()
+    assert end_of(process)[0] == '{"status": 0, "signal": null, "stopped_by": null}'
+
+
 def test_a_script_that_ignores_term_is_killed_after_the_grace() -> None:
     code = (
         "import signal, time; signal.signal(15, lambda *_: None); print('ready', flush=True)\nwhile True: time.sleep(1)"

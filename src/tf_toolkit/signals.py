@@ -44,7 +44,9 @@ def listen() -> None:
         return
     _inbox.wakeup, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     for number in (*FORWARDED, signal.SIGCHLD):
-        signal.signal(number, _inbox.record)
+        # Ignored by nohup(1), which is to outlive the terminal.
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _inbox.record)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
 
 
