@@ -283,11 +283,7 @@ def _entry_point(environ: Mapping[str, str], reserved: Section) -> str | None:
     if name is None:
         return None
     segments = name.split("/")
-    if (
-        not re.fullmatch(r"[A-Za-z0-9._+/-]+", name)
-        or name.startswith("-")
-        or any(segment in ("", ".", "..") for segment in segments)
-    ):
+    if not re.fullmatch(contract.PROGRAM_PATTERN, name) or any(segment in ("", ".", "..") for segment in segments):
         where = (
             "SAGEMAKER_PROGRAM" if environ.get("SAGEMAKER_PROGRAM") else f"{reserved.path}: key {contract.PROGRAM!r}"
         )

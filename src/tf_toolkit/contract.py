@@ -76,6 +76,8 @@ INPUT_DATA_CONFIG_FILE = "inputdataconfig.json"
 # Hyperparameters that steer the toolkit and never reach the script.
 PROGRAM = "sagemaker_program"
 SUBMIT_DIRECTORY = "sagemaker_submit_directory"
+# What an entry point may be called: nothing that a program could read as an option.
+PROGRAM_PATTERN = r"(?!-)[A-Za-z0-9._+/-]+"
 LOG_LEVEL = "sagemaker_container_log_level"
 JOB_NAME = "sagemaker_job_name"
 REGION = "sagemaker_region"

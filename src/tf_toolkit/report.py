@@ -104,9 +104,7 @@ class Report:
         memory = _out_of_memory(end)
         what = "; ".join(filter(None, [memory, _with_place(cause.message, cause.place), how]))
         headline = f"{UserCodeError.fault}: {what}{self._host}"
-        return self._failure(
-            end.status, headline, ExecuteUserScriptError.__name__, cause.message, end, memory, cause.text
-        )
+        return self._failure(headline, end, ExecuteUserScriptError.__name__, cause.message, memory, cause.text)
 
     def _stopped(self, number: int, end: Exit | None) -> Outcome:
         asked = f"stopped: {signal_name(number)} asked the job to end"
@@ -117,7 +115,7 @@ class Report:
             )
         killed = ", for it was still running after the grace" if end.signal_number == 9 else ""
         headline = f"{asked}; the script ended: {_how_it_ended(end)}{killed}{self._host}"
-        return self._failure(end.status, headline, "", "", end, "", "")
+        return self._failure(headline, end)
 
     def _of_error(self, error: ToolkitError) -> Outcome:
         name = type(error).__name__
@@ -134,21 +132,21 @@ class Report:
         return Outcome(contract.TOOLKIT_FAULT, self._safe(text))
 
     def _failure(
-        self, status: int, headline: str, name: str, message: str, end: Exit, extra: str, text: str
+        self, headline: str, end: Exit, name: str = "", message: str = "", extra: str = "", text: str = ""
     ) -> Outcome:
         """The incumbent's lines under a headline of ours, so that people's alarms still match."""
         command = self.shown(end.spec.argv)
         lines = [
             _cut(" ".join(headline.split()), _HEADLINE),
             *([f"{name}:"] if name else []),
-            f"ExitCode {status}",
+            f"ExitCode {end.status}",
             f'ErrorMessage "{_cut(message, _MESSAGE)}"',
             *([f'ExtraInfo "OutOfMemory: {extra}"'] if extra else []),
             f'Command "{_cut(command, _COMMAND)}"',
             "",
             text,
         ]
-        return Outcome(status, self._safe("\n".join(lines)))
+        return Outcome(end.status, self._safe("\n".join(lines)))
 
     def _safe(self, text: str) -> str:
         return without(text.rstrip("\n"), self._secrets) + "\n"

@@ -79,7 +79,6 @@ class _Child:
             os.killpg(self.popen.pid, number)
 
     def ended(self, wait_status: int) -> None:
-        now = time.monotonic()
         status, signal_number = shell_status(wait_status)
         self.popen.returncode = status
         self.exit = Exit(
@@ -89,7 +88,7 @@ class _Child:
             stderr=b"",
             stopped_by=self.stopped_by,
             oom_kills=hardware.memory().oom_kills - self.oom_kills,
-            ended=now,
+            ended=time.monotonic(),
         )
 
     def report(self) -> Exit:

@@ -15,8 +15,6 @@ from tf_toolkit.errors import ToolkitError
 RUNS = "tf-toolkit-runs"
 # As the platform takes it (https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_Channel.html).
 _CHANNEL_NAME = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,64}")
-# As config.py takes it.
-_PROGRAM = re.compile(r"(?!-)[A-Za-z0-9._+/-]+")
 # Said by SCRIPT and --source-dir; the job's name is made here.
 _NOT_GIVEN = (contract.PROGRAM, contract.SUBMIT_DIRECTORY, contract.JOB_NAME)
 
@@ -98,7 +96,7 @@ def _source(script: str, source_dir: str | None) -> tuple[Path, str]:
     if not found.is_file():
         what = "a directory" if found.is_dir() else "not a file" if found.exists() else "no such file"
         raise UsageError(f"SCRIPT {script!r}: {what}; give the path of the script that trains, such as train.py")
-    if not _PROGRAM.fullmatch(program):
+    if not re.fullmatch(contract.PROGRAM_PATTERN, program):
         raise UsageError(
             f"SCRIPT {program!r}: the platform takes a name of letters, digits and . _ + - / only, without '-' at the "
             "start; rename the file"
