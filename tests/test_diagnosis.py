@@ -22,7 +22,7 @@ ENVIRON = {"PATH": os.environ["PATH"]}
 
 def exit_of(stderr: bytes, status: int = 1, signal_number: int | None = None, code: Path = FAILURES) -> Exit:
     spec = ProcessSpec("main", ("python", "train.py"), ENVIRON, str(code))
-    return Exit(spec, status, signal_number, stderr, stopped_by=None, oom_kills=0, ended=0.0)
+    return Exit(spec, status, signal_number, stderr, stopped_by=None, oom_kills=0, began=0.0)
 
 
 def cause_of(*command: str, code: Path = FAILURES) -> Cause:

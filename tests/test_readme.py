@@ -16,12 +16,19 @@ README = (ROOT / "README.md").read_text()
 VARIABLES = {name for name, _ in environment.TABLE} | set(environment.DEFAULTS)
 VARIABLES |= set(environment.command_variables(Command((), "", ""), {}))
 VARIABLES |= {"SM_TOPOLOGY", "SM_HP_<NAME>", "SM_CHANNEL_<NAME>", "S3_REGION", contract.LEFT_OUT_FILE}
-SETTINGS = {contract.STOP_GRACE, contract.REQUIREMENTS}
+SETTINGS = {contract.STOP_GRACE, contract.REQUIREMENTS, contract.CLUSTER_KEY, contract.CLUSTER_WAIT}
 HYPERPARAMETERS = contract.RESERVED | set(contract.DISTRIBUTION_FLAGS)
-HYPERPARAMETERS |= {contract.MKL_ENABLED, contract.DISTRIBUTION_INSTANCE_GROUPS, contract.MODEL_DIR}
+HYPERPARAMETERS |= {contract.MPI_PROCESSES_PER_HOST, contract.MPI_PROCESSES, contract.MPI_OPTIONS}
+HYPERPARAMETERS |= {
+    contract.MKL_ENABLED,
+    contract.PARAMETER_SERVER_MODE,
+    contract.DISTRIBUTION_INSTANCE_GROUPS,
+    contract.MODEL_DIR,
+}
 EXIT_CODES = {
     contract.SUCCEEDED,
     contract.SOURCE_UNAVAILABLE,
+    contract.CLUSTER_FAILED,
     contract.INSTALL_FAILED,
     contract.TOOLKIT_FAULT,
     contract.RESULT_NOT_WRITTEN,

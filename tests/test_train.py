@@ -455,15 +455,8 @@ def test_the_tensorflow_training_module_is_this_toolkit(job: Job) -> None:
     assert job.train().stdout == b"ran\n"
 
 
-@pytest.mark.parametrize(
-    "flag",
-    [
-        "sagemaker_mpi_enabled",
-        "sagemaker_multi_worker_mirrored_strategy_enabled",
-        "sagemaker_distributed_dataparallel_enabled",
-    ],
-)
-def test_a_distribution_that_is_not_run_is_refused(job: Job, flag: str) -> None:
+def test_a_library_that_is_gone_is_refused(job: Job) -> None:
+    flag = "sagemaker_distributed_dataparallel_enabled"
     job.code("train.py", "print('ran')")
     job.hyperparameters(**{flag: True})
     result = job.train()

@@ -93,6 +93,9 @@ def read_config(paths: Paths, environ: Mapping[str, str]) -> JobConfig:
 
     Raises JobDescriptionError, which names the file, the key, what was found and what was expected.
     """
+    ports = environ.get(contract.LOCAL_PORTS)
+    if ports and not (ports.isascii() and ports.isdigit()):
+        raise JobDescriptionError(f"{contract.LOCAL_PORTS} is {ports!r}; expected a port number, such as 20000")
     resource = Section(paths.input_config / contract.RESOURCE_CONFIG_FILE)
     channels = Section(paths.input_config / contract.INPUT_DATA_CONFIG_FILE)
     parameters = Section(paths.input_config / contract.HYPERPARAMETERS_FILE)

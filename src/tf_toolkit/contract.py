@@ -102,6 +102,11 @@ PARAMETER_SERVER_ENABLED = "sagemaker_parameter_server_enabled"
 MULTI_WORKER_MIRRORED_ENABLED = "sagemaker_multi_worker_mirrored_strategy_enabled"
 MPI_ENABLED = "sagemaker_mpi_enabled"
 DATA_PARALLEL_ENABLED = "sagemaker_distributed_dataparallel_enabled"
+MPI_PROCESSES_PER_HOST = "sagemaker_mpi_num_of_processes_per_host"
+MPI_PROCESSES = "sagemaker_mpi_num_processes"
+MPI_OPTIONS = "sagemaker_mpi_custom_mpi_options"
+# Ours: "estimator" or "coordinator"; without it the installed TensorFlow decides.
+PARAMETER_SERVER_MODE = "sagemaker_parameter_server_mode"
 DISTRIBUTION_INSTANCE_GROUPS = "sagemaker_distribution_instance_groups"
 # Each makes the current instance group count as distributed when no groups are named.
 DISTRIBUTION_FLAGS = (
@@ -125,15 +130,43 @@ TENSORFLOW_TRAINING_MODULE = "sagemaker_tensorflow_container.training:main"
 STOP_GRACE = "TF_TOOLKIT_STOP_GRACE"
 REQUIREMENTS = "TF_TOOLKIT_REQUIREMENTS"
 LEFT_OUT_FILE = "SM_LEFT_OUT_FILE"
+CLUSTER_KEY = "TF_TOOLKIT_CLUSTER_KEY"
+CLUSTER_WAIT = "TF_TOOLKIT_CLUSTER_WAIT"
+# Set by `tf-toolkit run`, whose hosts share one machine: the first of four ports for each of them.
+LOCAL_PORTS = "TF_TOOLKIT_LOCAL_PORTS"
+# Where a launcher listens to the processes that Open MPI starts for it.
+DOOR = "TF_TOOLKIT_DOOR"
 
 # The platform sends KILL 120 s after TERM; what is left after this grace is for the report.
 STOP_GRACE_SECONDS = 110.0
+# Hosts may start minutes apart; one that has not come by then never will.
+CLUSTER_WAIT_SECONDS = 900.0
+# When one host fails, the processes of all get TERM, and after this KILL.
+FAILURE_GRACE_SECONDS = 10.0
 # Port that the SDK's newer drivers name in SM_MASTER_PORT.
 MASTER_PORT = 7777
+# Ports of TensorFlow's servers, as every toolkit of the contract writes them into TF_CONFIG.
+TASK_PORT = 2222
+PARAMETER_SERVER_PORT = 2223
+MULTI_WORKER_PORT = 8890
+# Port of the first host's launcher, where the others' join.
+CLUSTER_PORT = 7733
+_LOCAL_PORTS = {TASK_PORT: 0, PARAMETER_SERVER_PORT: 1, MULTI_WORKER_PORT: 2, CLUSTER_PORT: 3}
+
+
+def port(environ: Mapping[str, str], host: int, number: int) -> int:
+    """A port of the contract for the host with this number; another one where hosts share a machine.
+
+    TensorFlow's servers listen on all addresses of a machine, whatever address they are told.
+    """
+    base = environ.get(LOCAL_PORTS)
+    return number if not base else int(base) + len(_LOCAL_PORTS) * host + _LOCAL_PORTS[number]
+
 
 # Exit codes. A script's own status is passed on; death by signal N is 128+N. Ours follow <sysexits.h>.
 SUCCEEDED = 0
 SOURCE_UNAVAILABLE = 66
+CLUSTER_FAILED = 68
 INSTALL_FAILED = 69
 TOOLKIT_FAULT = 70
 RESULT_NOT_WRITTEN = 74

@@ -1,10 +1,12 @@
 """Whose fault a failure is. The failure file opens with the word in quotes.
 
 Stopped                          not a fault: the platform or a person asked the job to end
+PeersEnding                      not this host's fault: the job is ending on another
 ToolkitError                     "toolkit"    ours; so is any exception outside this tree
 ├── JobDescriptionError          "job"        configuration, hyperparameters, names of files and places
 ├── SourceError                  "job"        the user's code could not be fetched or unpacked
 ├── ResultError                  "job"        a result file could not be written whole
+├── ClusterError                 "cluster"    a host never came, or is gone
 └── UserCodeError                "user code"
     ├── InstallRequirementsError              a requirement could not be installed
     ├── InstallModuleError                    the user's package could not be installed
@@ -43,6 +45,11 @@ class ResultError(ToolkitError):
     exit_code = contract.RESULT_NOT_WRITTEN
 
 
+class ClusterError(ToolkitError):
+    fault = "cluster"
+    exit_code = contract.CLUSTER_FAILED
+
+
 class UserCodeError(ToolkitError):
     fault = "user code"
 
@@ -65,3 +72,7 @@ class Stopped(BaseException):
     def __init__(self, signal_number: int) -> None:
         super().__init__(signal_number)
         self.signal_number = signal_number
+
+
+class PeersEnding(BaseException):
+    """The job is ending, for something on another host. Not an Exception, as Stopped is none."""

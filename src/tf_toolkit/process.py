@@ -36,6 +36,14 @@ class ProcessSpec(NamedTuple):
     # started with TERM blocked, and asks for it when it is ready.
     companion: bool = False
     companion_grace: float = 5.0
+    # Serves other hosts too: it lives until the job is over everywhere, and its end before that is a failure.
+    server: bool = False
+    # Open MPI's own, above the ranks of this host: signals go to these, and their lines come through it in pieces.
+    ranks: bool = False
+    # Stands before each line of both its streams, which then pass in whole lines.
+    prefix: str = ""
+    # Its failure does not end the others.
+    independent: bool = False
 
 
 class Exit(NamedTuple):
@@ -52,8 +60,10 @@ class Exit(NamedTuple):
     stopped_by: int | None
     # Processes of its memory cgroup that the kernel killed for want of memory while it ran.
     oom_kills: int
-    # On the monotonic clock, in seconds: which ended first.
-    ended: float
+    # On the monotonic clock, in seconds: when its end began, which is that of its last words if these are a traceback.
+    began: float
+    # It was told to end because another process had failed, so its end is no cause.
+    told: bool = False
 
 
 def shell_status(wait_status: int) -> tuple[int, int | None]:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import math
 import os
 import shlex
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +21,15 @@ from typing import NamedTuple
 from tf_toolkit import contract, hardware
 from tf_toolkit.config import JobConfig
 from tf_toolkit.contract import Paths
-from tf_toolkit.errors import ExecuteUserScriptError, ResultError, Stopped, ToolkitError, UserCodeError
+from tf_toolkit.errors import (
+    ClusterError,
+    ExecuteUserScriptError,
+    PeersEnding,
+    ResultError,
+    Stopped,
+    ToolkitError,
+    UserCodeError,
+)
 from tf_toolkit.masking import masked_arguments, secret_values, without
 from tf_toolkit.process import Exit, signal_name
 
@@ -37,6 +47,15 @@ class Outcome(NamedTuple):
 
     status: int
     failure: str | None
+    # When the end began, on the monotonic clock, and the stop signal that it came by, if any.
+    began: float = math.inf
+    stopped_by: int | None = None
+    # Another process's failure came before it.
+    told: bool = False
+
+
+# Given how the job ended on this host, gives how it ended on all of them.
+Agree = Callable[[Outcome], Outcome]
 
 
 class Report:
@@ -46,11 +65,16 @@ class Report:
         self._paths = paths
         self._secrets = secret_values(environ)
         self._host = ""
+        self._agree: Agree = lambda outcome: outcome
 
     def knows(self, config: JobConfig) -> None:
         """Tell of the job what the report needs: which host this is, and what must not be printed."""
         self._secrets |= secret_values(config.hyperparameters, config.framework_parameters, config.reserved_parameters)
         self._host = f" on host {config.current_host}" if len(config.hosts) > 1 else ""
+
+    def agrees(self, agree: Agree) -> None:
+        """Tell how to find what the job's hosts report in common."""
+        self._agree = agree
 
     def shown(self, argv: Sequence[str]) -> str:
         """A command as it may be printed. Masked before it is quoted, for quoting changes what a secret looks like."""
@@ -61,17 +85,24 @@ class Report:
         record.msg, record.args = without(record.getMessage(), self._secrets), ()
         return True
 
-    def of(self, job: Callable[[], Exit]) -> int:
-        """Run the job and report how it ended; the exit status."""
+    def of(self, job: Callable[[], Exit | None]) -> int:
+        """Run the job and report how it ended, which for a host without a script is nothing; the exit status."""
         try:
             self._prepare()
             outcome = self._of_exit(job())
         except Stopped as stop:
             outcome = self._stopped(stop.signal_number, None)
+        except PeersEnding:
+            outcome = Outcome(
+                contract.CLUSTER_FAILED, f"{ClusterError.fault}: the job ended on another host\n", told=True
+            )
         except ToolkitError as error:
             outcome = self._of_error(error)
         except Exception as error:
             outcome = self._of_fault(error)
+        if outcome.failure is None:
+            outcome = self._prove_room()
+        outcome = self._common(outcome)
         if outcome.failure is None:
             outcome = self._write_success()
         if outcome.failure is not None:
@@ -92,8 +123,16 @@ class Report:
                 f"mount a writable directory at {self._paths.output}"
             ) from error
 
-    def _of_exit(self, end: Exit) -> Outcome:
-        if end.status == 0:
+    def _common(self, outcome: Outcome) -> Outcome:
+        if outcome.began == math.inf:
+            outcome = outcome._replace(began=time.monotonic())
+        try:
+            return self._agree(outcome)
+        except ToolkitError as error:
+            return outcome if outcome.failure is not None else self._of_error(error)
+
+    def _of_exit(self, end: Exit | None) -> Outcome:
+        if end is None or end.status == 0:
             return Outcome(0, None)
         if end.stopped_by is not None:
             return self._stopped(end.stopped_by, end)
@@ -103,7 +142,8 @@ class Report:
         how = _how_it_ended(end)
         memory = _out_of_memory(end)
         what = "; ".join(filter(None, [memory, _with_place(cause.message, cause.place), how]))
-        headline = f"{UserCodeError.fault}: {what}{self._host}"
+        fault, where = _who(end, self._host)
+        headline = f"{fault}: {what}{where}"
         return self._failure(headline, end, ExecuteUserScriptError.__name__, cause.message, memory, cause.text)
 
     def _stopped(self, number: int, end: Exit | None) -> Outcome:
@@ -112,10 +152,11 @@ class Report:
             return Outcome(
                 contract.SIGNAL_BASE + number,
                 f"{asked} before the script was started{self._host}\nExitCode {contract.SIGNAL_BASE + number}\n",
+                stopped_by=number,
             )
         killed = ", for it was still running after the grace" if end.signal_number == 9 else ""
         headline = f"{asked}; the script ended: {_how_it_ended(end)}{killed}{self._host}"
-        return self._failure(headline, end)
+        return self._failure(headline, end)._replace(stopped_by=number)
 
     def _of_error(self, error: ToolkitError) -> Outcome:
         name = type(error).__name__
@@ -146,22 +187,33 @@ class Report:
             "",
             text,
         ]
-        return Outcome(end.status, self._safe("\n".join(lines)))
+        return Outcome(end.status, self._safe("\n".join(lines)), end.began, told=end.told)
 
     def _safe(self, text: str) -> str:
         return without(text.rstrip("\n"), self._secrets) + "\n"
 
+    def _prove_room(self) -> Outcome:
+        """A full disk is this host's failure, and must be known before all hosts agree on how the job ended."""
+        proof = self._paths.success.with_name(".room.part")
+        try:
+            _write_whole(proof, b"\0" * _PROBE_BYTES)
+            proof.unlink()
+        except OSError as error:
+            return self._of_error(self._not_written(error))
+        return Outcome(0, None)
+
     def _write_success(self) -> Outcome:
         try:
-            _write_whole(self._paths.success, b"", probe=True)
+            _write_whole(self._paths.success, b"")
         except OSError as error:
-            return self._of_error(
-                ResultError(
-                    f"{self._paths.success}: {error.strerror}: the script ended well, but its result may not be whole"
-                )
-            )
+            return self._of_error(self._not_written(error))
         log.info("report: %s", self._paths.success)
         return Outcome(0, None)
+
+    def _not_written(self, error: OSError) -> ResultError:
+        return ResultError(
+            f"{self._paths.success}: {error.strerror}: the script ended well, but its result may not be whole"
+        )
 
     def _write_failure(self, text: str) -> None:
         # The evidence below the headline has passed through the log already.
@@ -177,18 +229,12 @@ class Report:
             log.info("report: %s", self._paths.failure)
 
 
-def _write_whole(path: Path, content: bytes, probe: bool = False) -> None:
-    """Write a file beside, flush it to the disk, move it into place. ``probe`` first proves that the disk has room."""
+def _write_whole(path: Path, content: bytes) -> None:
+    """Write a file beside, flush it to the disk, move it into place."""
     part = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
-            if probe:
-                file.write(b"\0" * _PROBE_BYTES)
-                file.flush()
-                os.fsync(file.fileno())
-                file.truncate(0)
-                file.seek(0)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -197,6 +243,15 @@ def _write_whole(path: Path, content: bytes, probe: bool = False) -> None:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
         raise
+
+
+def _who(end: Exit, host: str) -> tuple[str, str]:
+    """Whose fault the end of a process is, and where it ran: all but scripts and ranks are the cluster's."""
+    if end.spec.role.startswith("rank "):
+        return UserCodeError.fault, f" on {end.spec.role}{host.replace(' on', ',', 1)}"
+    if end.spec.server or end.spec.ranks:
+        return f"{ClusterError.fault}: {end.spec.role}", host
+    return UserCodeError.fault, host
 
 
 def _how_it_ended(end: Exit) -> str:

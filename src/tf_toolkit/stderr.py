@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import os
 import select
-import sys
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator
+from typing import Protocol, TextIO
 
 from tf_toolkit.masking import without
 
@@ -63,42 +65,83 @@ class KeptStderr:
         return bytes(self._traceback + (LOST if self._lost else b"") + self._recent)
 
 
+class Passing(Protocol):
+    """What happens to a stream on its way."""
+
+    def feed(self, chunk: bytes) -> bytes:
+        """What may pass now."""
+
+    def flush(self) -> bytes:
+        """What was held back, at the end of the stream."""
+
+
+class WholeLines:
+    """Lines pass when they are whole, each changed in one way; one that is too long passes in pieces."""
+
+    def __init__(self, change: Callable[[bytes], bytes]) -> None:
+        """``change`` is given lines with their ends."""
+        self._change = change
+        self._held = b""
+
+    def feed(self, chunk: bytes) -> bytes:
+        lines, newline, self._held = (self._held + chunk).rpartition(b"\n")
+        if len(self._held) > KEPT_BYTES:
+            lines, newline, self._held = lines + newline + self._held, b"", b""
+        return self._change(lines + newline) if lines or newline else b""
+
+    def flush(self) -> bytes:
+        held, self._held = self._held, b""
+        return self._change(held) if held else b""
+
+
+def masked(secrets: Collection[str]) -> Passing:
+    """Secrets, and credentials in URLs, are masked."""
+    return WholeLines(lambda lines: _without(lines, secrets))
+
+
+def prefixed(prefix: str) -> Passing:
+    """Every line begins with who wrote it, and has an end."""
+    start = prefix.encode()
+
+    def change(lines: bytes) -> bytes:
+        return b"".join(start + line + b"\n" for line in lines.removesuffix(b"\n").split(b"\n"))
+
+    return WholeLines(change)
+
+
 class Tee(threading.Thread):
-    """Copies a pipe to our own standard error, byte for byte and at once, and keeps the last of it.
+    """Copies a pipe to one of our own streams, byte for byte and at once, and keeps the last of it."""
 
-    With ``secrets``, an empty set included, it copies whole lines instead, with them and credentials in URLs masked.
-    """
-
-    def __init__(self, source: int, around: Around, secrets: Collection[str] | None) -> None:
+    def __init__(self, source: int, sink: TextIO | None, around: Around, passing: Passing | None) -> None:
         super().__init__(daemon=True)
         self._source = source
+        self._sink = sink
         self._around = around
-        self._secrets = secrets
+        self._passing = passing
         self.kept = KeptStderr()
+        # When the last traceback began, on the monotonic clock.
+        self.traceback_at = -math.inf
 
     def run(self) -> None:
-        sink = sys.__stderr__.fileno() if sys.__stderr__ is not None else -1
+        sink = self._sink.fileno() if self._sink is not None else -1
         for piece in self._pieces():
             self.kept.feed(piece)
+            if _TRACEBACK_HEADER in piece:
+                self.traceback_at = time.monotonic()
             with self._around(piece):
                 if sink >= 0 and not _write(sink, piece):
-                    # Nobody reads our standard error any more. Go on reading, so that the script does not block.
+                    # Nobody reads our stream any more. Go on reading, so that the script does not block.
                     sink = -1
         os.close(self._source)
 
     def _pieces(self) -> Iterator[bytes]:
-        held = b""
         while chunk := os.read(self._source, _CHUNK):
-            if self._secrets is None:
-                yield chunk
-                continue
-            lines, newline, held = (held + chunk).rpartition(b"\n")
-            if len(held) > KEPT_BYTES:
-                lines, newline, held = lines + newline + held, b"", b""
-            if lines or newline:
-                yield _without(lines + newline, self._secrets)
-        if held and self._secrets is not None:
-            yield _without(held, self._secrets)
+            piece = chunk if self._passing is None else self._passing.feed(chunk)
+            if piece:
+                yield piece
+        last = b"" if self._passing is None else self._passing.flush()
+        if last:
+            yield last
 
 
 def _without(lines: bytes, secrets: Collection[str]) -> bytes:

@@ -9,35 +9,55 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import math
 import os
 import signal
 import subprocess
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tf_toolkit import hardware, signals
+from tf_toolkit.contract import FAILURE_GRACE_SECONDS
 from tf_toolkit.errors import ExecuteUserScriptError
+from tf_toolkit.peers import Alone, Peers, Stop
 from tf_toolkit.process import Exit, ProcessSpec, shell_status
-from tf_toolkit.stderr import Around, Tee, open_pipe
+from tf_toolkit.stderr import Around, Passing, Tee, masked, open_pipe, prefixed
+
+log = logging.getLogger("tf_toolkit")
 
 # What a script leaves running when it ends gets TERM, and after this KILL.
 LEFTOVER_GRACE_SECONDS = 5.0
 # How long to wait for standard error to drain once every process that wrote to it is gone.
 DRAIN_SECONDS = 10.0
+# What served the scripts gets TERM when all have ended, and after this KILL.
+_SERVER_GRACE_SECONDS = 2.0
+# A traceback so shortly before a process was told to end was its own end.
+_LAST_WORDS_SECONDS = 5.0
+# A process may take long to end after its uncaught exception; a traceback further back was another matter.
+_LONGEST_END_SECONDS = 60.0
+# Linux, <sys/prctl.h>.
+_PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
 
-def run(specs: Sequence[ProcessSpec], stop_grace: float, around: Around = contextlib.nullcontext) -> tuple[Exit, ...]:
-    """Run processes to their end, and return how each ended, in order.
+def run(
+    specs: Sequence[ProcessSpec],
+    stop_grace: float,
+    around: Around = contextlib.nullcontext,
+    peers: Peers | None = None,
+) -> tuple[Exit, ...]:
+    """Run processes to their end, and return how each ended, in order, and after them the ranks that failed.
 
-    The first to fail ends the others. Companions end when the others have. Whatever any of them left running is ended
-    too. A stop signal is forwarded; KILL follows after ``stop_grace`` seconds.
+    The first to fail ends the others, here and on other hosts. Servers end when the scripts of all hosts have, and
+    companions after them. Whatever any of them left running is ended too. A stop signal is forwarded; KILL follows
+    after ``stop_grace`` seconds, and after :data:`FAILURE_GRACE_SECONDS` where another process failed.
 
     Raises ExecuteUserScriptError if one cannot be started.
     """
     with signals.interruptible(False):
-        running = _Run(specs, stop_grace, around)
+        running = _Run(specs, stop_grace, around, peers)
         # Not before: the script is on its way meanwhile, and has no orphans yet.
         _adopt_orphans()
         return running.to_the_end()
@@ -46,13 +66,18 @@ def run(specs: Sequence[ProcessSpec], stop_grace: float, around: Around = contex
 class _Child:
     """One running process."""
 
-    def __init__(self, spec: ProcessSpec, around: Around) -> None:
+    def __init__(self, spec: ProcessSpec, around: Around, dies_with_us: bool) -> None:
         self.spec = spec
         self.oom_kills = hardware.memory().oom_kills
         self.exit: Exit | None = None
         self.stopped_by: int | None = None
+        # When it was told to end because another process had failed.
+        self.told_at = math.inf
         self.kill_at: float | None = None
+        self.when_ended: Callable[[int], None] = lambda status: None
         reader, writer = open_pipe()
+        pipes_stdout = spec.ranks or bool(spec.prefix)
+        out_reader, out_writer = open_pipe() if pipes_stdout else (-1, -1)
         # The others may have ended before a companion can listen: its TERM must wait until it does, not kill it.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM} if spec.companion else set())
         try:
@@ -61,18 +86,31 @@ class _Child:
                 env=dict(spec.env),
                 cwd=spec.cwd,
                 stdin=subprocess.DEVNULL,
-                stdout=writer if spec.stdout_to_stderr else None,
+                stdout=writer if spec.stdout_to_stderr else out_writer if pipes_stdout else None,
                 stderr=writer,
                 start_new_session=True,
+                preexec_fn=_die_with_parent() if dies_with_us else None,
             )
         except (OSError, ValueError) as error:
-            os.close(reader)
+            for end in (reader, *([out_reader] if pipes_stdout else [])):
+                os.close(end)
             raise ExecuteUserScriptError(_why_not_started(spec, error)) from error
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             os.close(writer)
-        self.stderr = Tee(reader, around, spec.secrets)
-        self.stderr.start()
+            if pipes_stdout:
+                os.close(out_writer)
+        self.stderr = Tee(reader, sys.__stderr__, around, _passing(spec))
+        self.tees = [self.stderr]
+        if pipes_stdout:
+            self.tees.append(Tee(out_reader, sys.__stdout__, around, _passing(spec)))
+        for tee in self.tees:
+            tee.start()
+
+    @property
+    def is_script(self) -> bool:
+        """Whether the job is over when this and its like have ended."""
+        return not self.spec.companion and not self.spec.server
 
     def send(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -81,6 +119,16 @@ class _Child:
     def ended(self, wait_status: int) -> None:
         status, signal_number = shell_status(wait_status)
         self.popen.returncode = status
+        now = time.monotonic()
+        dying, told = self.stderr.traceback_at, self.told_at < now
+        if signal_number == signal.SIGTERM and self.told_at - _LAST_WORDS_SECONDS < dying < self.told_at:
+            # Its exception was out, and it was on its way to the end when it was told to.
+            status, signal_number, began, told = 1, None, dying, False
+        else:
+            began = dying if status == 1 and now - dying < _LONGEST_END_SECONDS else now
+        if self.spec.server and status == 0 and self.told_at == math.inf:
+            # It had no reason to end; status 0 is only what it makes of a signal that was not ours.
+            status = 1
         self.exit = Exit(
             spec=self.spec,
             status=status,
@@ -88,76 +136,191 @@ class _Child:
             stderr=b"",
             stopped_by=self.stopped_by,
             oom_kills=hardware.memory().oom_kills - self.oom_kills,
-            ended=time.monotonic(),
+            began=began,
+            told=told,
         )
+        self.when_ended(status)
 
     def report(self) -> Exit:
         assert self.exit is not None
-        self.stderr.join(DRAIN_SECONDS)
+        for tee in self.tees:
+            tee.join(DRAIN_SECONDS)
         return self.exit._replace(stderr=self.stderr.kept.value())
 
 
 class _Run:
-    def __init__(self, specs: Sequence[ProcessSpec], stop_grace: float, around: Around) -> None:
+    def __init__(self, specs: Sequence[ProcessSpec], stop_grace: float, around: Around, peers: Peers | None) -> None:
         self.stop_grace = stop_grace
+        self.around = around
+        self.peers: Peers = peers or Alone()
+        # A container ends with its first process; elsewhere the scripts of a host must not outlive its launcher.
+        self.dies_with_us = peers is not None and os.getpid() != 1
         self.stop_at: float | None = None
+        # The scripts are being ended before their time.
+        self.ending = False
+        self.said_quiet: bool | None = None
+        self.ranks_killed_at = math.inf
         self.children: list[_Child] = []
+        self.ranks: list[Exit] = []
         try:
             for spec in specs:
-                self.children.append(_Child(spec, around))
+                self._start(spec)
         except ExecuteUserScriptError:
             self._end_all()
             raise
 
+    def _start(self, spec: ProcessSpec) -> _Child:
+        child = _Child(spec, self.around, self.dies_with_us)
+        self.children.append(child)
+        return child
+
     def to_the_end(self) -> tuple[Exit, ...]:
-        main = [child for child in self.children if not child.spec.companion]
         companions = [child for child in self.children if child.spec.companion]
-        self._wait_for(main)
+        self._loop(self._is_on)
+        # What served the scripts is ended now, which says nothing; unless the stop came before any rank was there.
+        counted = [child for child in self._mine() if child.exit is not None]
+        if self.ending and not self.ranks:
+            counted += [child for child in self._mine() if child.exit is None and child.spec.ranks]
+        self._end_the_rest()
         self._end_leftovers(companions)
         for child in companions:
             self._stop(child, min(child.spec.companion_grace, self._time_left()))
-        self._wait_for(companions)
+        self._loop(lambda: any(child.exit is None for child in companions))
         self._end_leftovers([])
-        return tuple(child.report() for child in self.children)
+        return (*(child.report() for child in [*counted, *companions]), *self.ranks)
+
+    def _is_on(self) -> bool:
+        """Whether the job goes on, on this host or another. Says so when the scripts of this one have ended."""
+        if self.said_quiet != self.ending and not self._scripts_run():
+            self.said_quiet = self.ending
+            self.peers.quiet(self.ending)
+        return not self.peers.over
+
+    def _mine(self) -> list[_Child]:
+        return [child for child in self.children if not child.spec.companion]
+
+    def _scripts_run(self) -> bool:
+        """Whether a script still runs. When all are ending, Open MPI's own processes wait for the ranks everywhere."""
+        scripts = [child for child in self.children if child.is_script and child.exit is None]
+        if not self.ending:
+            return bool(scripts)
+        ranks_run = self.peers.ranks_running > 0 and time.monotonic() < self.ranks_killed_at
+        return ranks_run or any(not child.spec.ranks for child in scripts)
 
     def _time_left(self) -> float:
         """What a stop that was asked for leaves of the grace; the platform's own KILL ends even the report."""
         return math.inf if self.stop_at is None else max(0.0, self.stop_at - time.monotonic())
 
-    def _wait_for(self, children: Sequence[_Child]) -> None:
-        while running := [child for child in children if child.exit is None]:
-            self._forward(running)
-            now = time.monotonic()
-            for child in running:
-                if child.kill_at is not None and now >= child.kill_at:
-                    child.send(signal.SIGKILL)
-                    child.kill_at = None
-            if not self._reap():
-                deadlines = [child.kill_at for child in running if child.kill_at is not None]
-                signals.sleep(min(deadlines) - now if deadlines else None)
-            if any(child.exit is not None and child.exit.status != 0 for child in children):
-                for child in running:
-                    if child.exit is None and child.kill_at is None:
-                        self._stop(child, self.stop_grace)
+    def _loop(self, goes_on: Callable[[], bool]) -> None:
+        """Forward, reap and escalate while it goes on."""
+        while True:
+            self._forward()
+            self._hear_peers()
+            while self._reap():
+                pass
+            if any(child.exit is None for child in self.children):
+                self._escalate()
+            self._end_others_of_failed()
+            if not goes_on():
+                return
+            deadlines = [child.kill_at for child in self._running() if child.kill_at is not None]
+            if self.ending and self.ranks_killed_at < math.inf:
+                deadlines.append(self.ranks_killed_at)
+            signals.sleep(min(deadlines) - time.monotonic() if deadlines else None)
 
-    def _forward(self, running: Sequence[_Child]) -> None:
+    def _running(self) -> list[_Child]:
+        return [child for child in self.children if child.exit is None]
+
+    def _escalate(self) -> None:
+        now = time.monotonic()
+        for child in self._running():
+            if child.kill_at is not None and now >= child.kill_at:
+                child.send(signal.SIGKILL)
+                child.kill_at = None
+
+    def _forward(self) -> None:
         for number in signals.taken():
-            if number in signals.ESCALATED and self.stop_at is None:
-                self.stop_at = time.monotonic() + self.stop_grace
-            for child in running:
-                # A companion ends after the others, and is told so then.
-                if child.spec.companion:
-                    continue
-                if number in signals.STOP:
-                    child.stopped_by = child.stopped_by or number
-                if number in signals.ESCALATED and child.kill_at is None:
-                    child.kill_at = self.stop_at
-                child.send(number)
+            if number in signals.STOP:
+                self.ending = True
+                self.peers.ending(Stop(number))
+            self._pass_on(number)
+
+    def _pass_on(self, number: int) -> None:
+        if number in signals.ESCALATED and self.stop_at is None:
+            self.stop_at = time.monotonic() + self.stop_grace
+            self.ranks_killed_at = min(self.ranks_killed_at, self.stop_at)
+        self.peers.signal_ranks(number)
+        for child in self._running():
+            # A companion ends after the others, and a server after all scripts; each is told so then.
+            if not child.is_script:
+                continue
+            if number in signals.STOP:
+                child.stopped_by = child.stopped_by or number
+            if child.spec.ranks:
+                continue
+            if number in signals.ESCALATED and child.kill_at is None:
+                child.kill_at = self.stop_at
+            child.send(number)
+
+    def _hear_peers(self) -> None:
+        stop = self.peers.stop
+        if stop is not None and not self.ending:
+            self.ending = True
+            if stop.signal_number is None:
+                self._stop_scripts()
+            else:
+                self._pass_on(stop.signal_number)
+        elif signals.interrupted() and not self.ending:
+            # Raised when this is over; until then it ends what runs.
+            self.ending = True
+            self._stop_scripts()
+        for request in self.peers.requests():
+            try:
+                self._start(request.spec).when_ended = request.ended
+            except ExecuteUserScriptError as error:
+                log.error("%s", error)
+                request.ended(error.exit_code)
+        for end in self.peers.rank_exits():
+            stopped_by = next((child.stopped_by for child in self.children if child.stopped_by is not None), None)
+            self.ranks.append(end._replace(stopped_by=stopped_by, told=end.told and stopped_by is None))
+
+    def _end_others_of_failed(self) -> None:
+        if self.peers.over or self.ending:
+            return
+        failed = [
+            child.exit
+            for child in self._mine()
+            if child.exit is not None and not child.spec.independent and (child.exit.status != 0 or child.spec.server)
+        ]
+        if failed or self.ranks:
+            self.ending = True
+            self.peers.ending(Stop(None))
+            self._stop_scripts()
+
+    def _stop_scripts(self) -> None:
+        grace = min(self.stop_grace, FAILURE_GRACE_SECONDS)
+        self.ranks_killed_at = min(self.ranks_killed_at, time.monotonic() + grace)
+        self.peers.signal_ranks(signal.SIGTERM)
+        for child in self._running():
+            if child.is_script and not child.spec.ranks and child.kill_at is None:
+                self._stop(child, grace)
 
     def _stop(self, child: _Child, grace: float) -> None:
         if child.exit is None:
+            child.told_at = min(child.told_at, time.monotonic())
             child.send(signal.SIGTERM)
             child.kill_at = time.monotonic() + grace
+
+    def _end_the_rest(self) -> None:
+        """End what served the scripts, now that those of all hosts have ended."""
+        for child in self._mine():
+            if child.spec.ranks and not self.ranks:
+                # Open MPI's processes end by themselves, unless a rank waits to be killed.
+                child.told_at = time.monotonic()
+                child.kill_at = child.told_at + _SERVER_GRACE_SECONDS
+            else:
+                self._stop(child, 0.0 if child.spec.ranks else _SERVER_GRACE_SECONDS)
+        self._loop(lambda: any(child.exit is None for child in self._mine()))
 
     def _reap(self) -> bool:
         """Collect every process that has ended, ours and orphans; whether one was ours."""
@@ -195,7 +358,18 @@ class _Run:
     def _end_all(self) -> None:
         for child in self.children:
             child.send(signal.SIGKILL)
-        self._wait_for(self.children)
+        self._loop(lambda: bool(self._running()))
+
+
+def _passing(spec: ProcessSpec) -> Passing | None:
+    """What happens to a process's streams on their way to ours."""
+    if spec.ranks:
+        from tf_toolkit.lines import Lines  # Only a job under Open MPI pays for it.
+
+        return Lines()
+    if spec.prefix:
+        return prefixed(spec.prefix)
+    return None if spec.secrets is None else masked(spec.secrets)
 
 
 def _descendants(spared: set[int]) -> list[int]:
@@ -214,6 +388,14 @@ def _descendants(spared: set[int]) -> list[int]:
         with contextlib.suppress(psutil.NoSuchProcess):
             found += [child.pid, *(below.pid for below in child.children(recursive=True))]
     return found
+
+
+def _die_with_parent() -> Callable[[], None]:
+    """To be called in the child before it becomes another program: KILL comes to it when the launcher is gone."""
+    import ctypes
+
+    prctl = ctypes.CDLL(None).prctl
+    return lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def _adopt_orphans() -> None:

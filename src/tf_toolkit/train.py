@@ -8,14 +8,17 @@ and our log. Exit codes: contract.py.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tf_toolkit import signals, supervisor, sync
-from tf_toolkit.config import read_config
+from tf_toolkit.config import JobConfig, read_config
 from tf_toolkit.contract import LEFT_OUT_FILE, STOP_GRACE, STOP_GRACE_SECONDS, Paths
 from tf_toolkit.environment import build_environment, fit
 from tf_toolkit.errors import JobDescriptionError
@@ -23,8 +26,11 @@ from tf_toolkit.hardware import detect_hardware
 from tf_toolkit.process import Exit, ProcessSpec
 from tf_toolkit.report import Report, warn_about_model
 from tf_toolkit.s3 import bucket_region
-from tf_toolkit.strategies import choose
+from tf_toolkit.strategies import choose, mpi
 from tf_toolkit.user_code import install_user_code
+
+if TYPE_CHECKING:
+    from tf_toolkit.cluster import Cluster
 
 log = logging.getLogger("tf_toolkit")
 
@@ -40,9 +46,9 @@ def main() -> None:
     sys.exit(report.of(lambda: train(paths, os.environ, sys.argv[1:], report)))
 
 
-def train(paths: Paths, environ: Mapping[str, str], arguments: Sequence[str], report: Report) -> Exit:
-    """The stages; how the user's script ended."""
-    with signals.interruptible():
+def train(paths: Paths, environ: Mapping[str, str], arguments: Sequence[str], report: Report) -> Exit | None:
+    """The stages; how the user's script ended, or None where this host had none to run."""
+    with contextlib.ExitStack() as until_the_end, signals.interruptible():
         with stage("read") as said:
             config = read_config(paths, environ)
             report.knows(config)
@@ -51,10 +57,13 @@ def train(paths: Paths, environ: Mapping[str, str], arguments: Sequence[str], re
             name, strategy = choose(config)
             channels = ", ".join(config.channels) or "none"
             said.append(f"host {config.current_host} of {len(config.hosts)}; channels: {channels}")
+        # From here on the other hosts know what becomes of this one.
+        cluster = until_the_end.enter_context(_joined(config, name, environ, stop_grace, report))
         with stage("describe") as said:
             hardware = detect_hardware(config.instance_type, environ)
             env = build_environment(config, hardware, paths, environ, arguments)
-            env = env._replace(variables={**env.variables, **bucket_region(config, env.variables)})
+            ours = {**bucket_region(config, env.variables), **(cluster.variables if cluster else {})}
+            env = env._replace(variables={**env.variables, **ours})
             said.append(f"{hardware.cpus} CPUs, {hardware.gpus} GPUs, {hardware.neurons} Neuron cores")
             for warning in (*config.warnings, *hardware.warnings):
                 log.warning("%s", warning)
@@ -65,26 +74,61 @@ def train(paths: Paths, environ: Mapping[str, str], arguments: Sequence[str], re
         with stage("decide") as said:
             specs = strategy.processes(config, command, env)
             uploader = sync.companion(config, paths, env.variables)
-            said.append(f"{name}: {report.shown(specs[0].argv)}")
+            said.append(f"{name}: {report.shown(specs[0].argv) if specs else 'nothing to start on this host yet'}")
+        if cluster is not None:
+            with stage("meet") as said:
+                if name == "mpi":
+                    argv, directory = mpi.rank_command(config, command, env)
+                    daemon = functools.partial(mpi.daemon, config, command, env)
+                    cluster.runs(ProcessSpec("rank", argv, {}, directory), lambda words: fit(daemon(words))[0])
+                    log.info("each rank runs %s", report.shown(argv))
+                cluster.meet()
+                said.append(f"hosts: {', '.join(config.hosts)}")
         _announce_start(paths)
-    with stage("run") as said, _fitting(specs) as fitted:
-        exits = supervisor.run([*fitted, *filter(None, [uploader])], stop_grace)
-        end = first_failure(exits)
-        said.append(f"{end.spec.role} ended with status {end.status}")
-        if log.isEnabledFor(logging.INFO) or end.status != 0:
-            _end_the_line(end.stderr)
-    if end.status == 0:
+        with signals.interruptible(False), stage("run") as said, _fitting(specs) as fitted:
+            exits = supervisor.run([*fitted, *filter(None, [uploader])], stop_grace, peers=cluster)
+            end = first_failure(exits)
+            said.append(f"{end.spec.role} ended with status {end.status}" if end else "nothing failed on this host")
+            if end is not None and (log.isEnabledFor(logging.INFO) or end.status != 0):
+                _end_the_line(end.stderr)
+    if (end is None or end.status == 0) and config.current_host == config.master:
         warn_about_model(paths.model)
     return end
 
 
-def first_failure(exits: Sequence[Exit]) -> Exit:
+def first_failure(exits: Sequence[Exit]) -> Exit | None:
     """The exit that decides the job: the first of its processes to fail, or the first process if none did.
 
     A companion's failure is its own to report; the script's result stands.
     """
     main = [end for end in exits if not end.spec.companion]
-    return min((end for end in main if end.status != 0), key=lambda end: end.ended, default=main[0])
+    failed = [end for end in main if end.status != 0]
+    return min(failed, key=lambda end: (end.told, end.began)) if failed else next(iter(main), None)
+
+
+@contextlib.contextmanager
+def _joined(
+    config: JobConfig, strategy: str, environ: Mapping[str, str], stop_grace: float, report: Report
+) -> Iterator[Cluster | None]:
+    """The job's hosts, where there are several, or where Open MPI is to find this one's launcher."""
+    if len(config.hosts) == 1 and strategy != "mpi":
+        yield None
+        return
+    # Only a job that needs it pays for it.
+    from tf_toolkit.cluster import Cluster, place
+
+    where = place(config, environ, stop_grace)
+    if strategy != "mpi":
+        cluster = Cluster(where)
+        report.agrees(lambda outcome: outcome._replace(**cluster.agree(*outcome)._asdict()))
+        yield cluster
+        return
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="tf-toolkit-") as directory:
+        cluster = Cluster(where, Path(directory) / "door", lambda node: mpi.host_of_node(config, node))
+        report.agrees(lambda outcome: outcome._replace(**cluster.agree(*outcome)._asdict()))
+        yield cluster
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from tf_toolkit.config import JobConfig
 from tf_toolkit.environment import Environment
 from tf_toolkit.errors import JobDescriptionError
 from tf_toolkit.process import Command, ProcessSpec
-from tf_toolkit.strategies import single
+from tf_toolkit.strategies import mpi, multi_worker, parameter_server, single
 
 
 class Strategy(Protocol):
@@ -20,23 +20,23 @@ class Strategy(Protocol):
         """The processes of this host; nothing is started."""
 
 
-# The first that applies.
-STRATEGIES: dict[str, Strategy] = {"single": single}
+# The first that applies; a host outside the distribution's instance groups runs the script alone.
+STRATEGIES: dict[str, Strategy] = {
+    "parameter_server": parameter_server,
+    "mpi": mpi,
+    "multi_worker_mirrored": multi_worker,
+    "single": single,
+}
 
 
 def choose(config: JobConfig) -> tuple[str, Strategy]:
     """The strategy that the job asks for, and its name.
 
-    Raises JobDescriptionError for a distribution that this version does not run: one process where the user asked for
-    many would train something else than was asked.
+    Raises JobDescriptionError for the data-parallel library, which is closed and has left TensorFlow.
     """
-    several = len(config.distribution_hosts or config.hosts) > 1
-    for flag, refused in (
-        (contract.PARAMETER_SERVER_ENABLED, several),
-        (contract.MULTI_WORKER_MIRRORED_ENABLED, True),
-        (contract.MPI_ENABLED, True),
-        (contract.DATA_PARALLEL_ENABLED, True),
-    ):
-        if refused and config.flag(flag):
-            raise JobDescriptionError(f"hyperparameter {flag} asks for a distribution that this version does not run")
+    if config.flag(contract.DATA_PARALLEL_ENABLED):
+        raise JobDescriptionError(
+            f"{contract.HYPERPARAMETERS_FILE}: key {contract.DATA_PARALLEL_ENABLED!r}: SageMaker's data-parallel "
+            "library no longer supports TensorFlow; use MultiWorkerMirroredStrategy or Horovod"
+        )
     return next((name, strategy) for name, strategy in STRATEGIES.items() if strategy.applies(config))

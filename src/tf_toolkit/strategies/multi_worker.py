@@ -1,0 +1,31 @@
+"""MultiWorkerMirroredStrategy: every host is a worker, and the user's script builds the strategy from TF_CONFIG."""
+
+from __future__ import annotations
+
+from tf_toolkit import contract, mkl, tf_config
+from tf_toolkit.config import JobConfig
+from tf_toolkit.environment import Environment, command_variables
+from tf_toolkit.process import Command, ProcessSpec
+
+
+def applies(config: JobConfig) -> bool:
+    """With one host too: the same script then trains as the only worker."""
+    return config.flag(contract.MULTI_WORKER_MIRRORED_ENABLED) and config.current_host in config.distribution_hosts
+
+
+def processes(config: JobConfig, command: Command, env: Environment) -> tuple[ProcessSpec, ...]:
+    """The user's script."""
+    script = {
+        **env.variables,
+        **mkl.variables(config, env.hardware.cpus, 1, env.variables),
+        **command_variables(command, env.variables),
+        **variables(config, env),
+    }
+    return (ProcessSpec("script", (*command.argv, *env.arguments), script, command.directory),)
+
+
+def variables(config: JobConfig, env: Environment) -> dict[str, str]:
+    """TF_CONFIG alone, for whatever starts the script."""
+    cluster = {"worker": tf_config.addresses(config, env.variables, contract.MULTI_WORKER_PORT)}
+    index = config.distribution_hosts.index(config.current_host)
+    return {tf_config.NAME: tf_config.write(cluster, "worker", index)}
