@@ -245,6 +245,16 @@ def test_without_a_distribution_a_host_that_never_came_is_not_waited_for_long() 
     assert verdict == [Reply("a", {"type": "verdict", "status": 0, "failure": None})]
 
 
+@pytest.mark.parametrize("missing", ["127.0.0.1", "127.0.0.2"])
+def test_without_a_distribution_the_result_of_the_host_that_came_stands(tmp_path: Path, missing: str) -> None:
+    hosts = Hosts(tmp_path, 2, "print('trained')\n")
+    (name,) = set(hosts.names) - {missing}
+    hosts.start(name)
+    result = hosts.finish(10 * LATE_SECONDS)[name]
+    assert (result.status, result.stdout) == (0, b"trained\n")
+    assert result.succeeded
+
+
 def test_a_quiet_that_crossed_the_stop_is_said_again() -> None:
     """Otherwise a host whose ranks still save their work would have Open MPI taken away below them."""
     leader = Leader(["a", "b"], True, 900.0, (110.0, 10.0), 0.0)

@@ -224,7 +224,7 @@ class _Run:
             if not goes_on():
                 return
             deadlines = [child.kill_at for child in self._running() if child.kill_at is not None]
-            if self.ending and self.ranks_killed_at < math.inf:
+            if time.monotonic() < self.ranks_killed_at < math.inf:
                 deadlines.append(self.ranks_killed_at)
             signals.sleep(min(deadlines) - time.monotonic() if deadlines else None)
 

@@ -48,44 +48,45 @@ def main() -> None:
 
 def train(paths: Paths, environ: Mapping[str, str], arguments: Sequence[str], report: Report) -> Exit | None:
     """The stages; how the user's script ended, or None where this host had none to run."""
-    with contextlib.ExitStack() as until_the_end, signals.interruptible():
-        with stage("read") as said:
-            config = read_config(paths, environ)
-            report.knows(config)
-            log.setLevel(config.log_level)
-            stop_grace = _stop_grace(environ)
-            name, strategy = choose(config)
-            channels = ", ".join(config.channels) or "none"
-            said.append(f"host {config.current_host} of {len(config.hosts)}; channels: {channels}")
-        # From here on the other hosts know what becomes of this one.
-        cluster = until_the_end.enter_context(_joined(config, name, environ, stop_grace, report))
-        with stage("describe") as said:
-            hardware = detect_hardware(config.instance_type, environ)
-            env = build_environment(config, hardware, paths, environ, arguments)
-            ours = {**bucket_region(config, env.variables), **(cluster.variables if cluster else {})}
-            env = env._replace(variables={**env.variables, **ours})
-            said.append(f"{hardware.cpus} CPUs, {hardware.gpus} GPUs, {hardware.neurons} Neuron cores")
-            for warning in (*config.warnings, *hardware.warnings):
-                log.warning("%s", warning)
-        with stage("install") as said:
-            _make_directories(paths)
-            command = install_user_code(config, paths, env.variables, stop_grace)
-            said.append(f"code in {command.directory}")
-        with stage("decide") as said:
-            specs = strategy.processes(config, command, env)
-            uploader = sync.companion(config, paths, env.variables)
-            said.append(f"{name}: {report.shown(specs[0].argv) if specs else 'nothing to start on this host yet'}")
-        if cluster is not None:
-            with stage("meet") as said:
-                if name == "mpi":
-                    argv, directory = mpi.rank_command(config, command, env)
-                    daemon = functools.partial(mpi.daemon, config, command, env)
-                    cluster.runs(ProcessSpec("rank", argv, {}, directory), lambda words: fit(daemon(words))[0])
-                    log.info("each rank runs %s", report.shown(argv))
-                cluster.meet()
-                said.append(f"hosts: {', '.join(config.hosts)}")
-        _announce_start(paths)
-        with signals.interruptible(False), stage("run") as said, _fitting(specs) as fitted:
+    with contextlib.ExitStack() as until_the_end:
+        with signals.interruptible():
+            with stage("read") as said:
+                config = read_config(paths, environ)
+                report.knows(config)
+                log.setLevel(config.log_level)
+                stop_grace = _stop_grace(environ)
+                name, strategy = choose(config)
+                channels = ", ".join(config.channels) or "none"
+                said.append(f"host {config.current_host} of {len(config.hosts)}; channels: {channels}")
+            # From here on the other hosts know what becomes of this one.
+            cluster = until_the_end.enter_context(_joined(config, name, environ, stop_grace, report))
+            with stage("describe") as said:
+                hardware = detect_hardware(config.instance_type, environ)
+                env = build_environment(config, hardware, paths, environ, arguments)
+                ours = {**bucket_region(config, env.variables), **(cluster.variables if cluster else {})}
+                env = env._replace(variables={**env.variables, **ours})
+                said.append(f"{hardware.cpus} CPUs, {hardware.gpus} GPUs, {hardware.neurons} Neuron cores")
+                for warning in (*config.warnings, *hardware.warnings):
+                    log.warning("%s", warning)
+            with stage("install") as said:
+                _make_directories(paths)
+                command = install_user_code(config, paths, env.variables, stop_grace)
+                said.append(f"code in {command.directory}")
+            with stage("decide") as said:
+                specs = strategy.processes(config, command, env)
+                uploader = sync.companion(config, paths, env.variables)
+                said.append(f"{name}: {report.shown(specs[0].argv) if specs else 'nothing to start on this host yet'}")
+            if cluster is not None:
+                with stage("meet") as said:
+                    if name == "mpi":
+                        argv, directory = mpi.rank_command(config, command, env)
+                        daemon = functools.partial(mpi.daemon, config, command, env)
+                        cluster.runs(ProcessSpec("rank", argv, {}, directory), lambda words: fit(daemon(words))[0])
+                        log.info("each rank runs %s", report.shown(argv))
+                    cluster.meet()
+                    said.append(f"hosts: {', '.join(config.hosts)}")
+            _announce_start(paths)
+        with stage("run") as said, _fitting(specs) as fitted:
             exits = supervisor.run([*fitted, *filter(None, [uploader])], stop_grace, peers=cluster)
             end = first_failure(exits)
             said.append(f"{end.spec.role} ended with status {end.status}" if end else "nothing failed on this host")

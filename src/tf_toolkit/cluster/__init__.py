@@ -26,6 +26,7 @@ from tf_toolkit.process import Exit, ProcessSpec
 
 log = logging.getLogger("tf_toolkit")
 
+_BROKE = "the channel between the hosts broke; the log says why"
 _LONGEST_FAILURE = 16 * 1024
 
 
@@ -60,7 +61,7 @@ class Cluster:
         self._verdict: Verdict | None = None
         # What was the end of this host's own contact, where it lost the others.
         self._lost_at: float | None = None
-        self._left = False
+        self._left = self._broke = False
         self._channel = Channel(place, self._deliver, self._door)
         self._channel.start()
 
@@ -98,6 +99,8 @@ class Cluster:
             }
         )
         self._wait(lambda: self._left)
+        if self._broke and status == 0:
+            raise ClusterError(_BROKE)
         if self._verdict is None or (self._lost_at is not None and status != 0 and began < self._lost_at):
             return own
         return self._verdict
@@ -173,7 +176,10 @@ class Cluster:
         elif kind == "daemon ended" and self._door is not None:
             self._door.daemon_ended(message["number"], message["status"])
         elif kind == "left":
-            self._left = True
+            self._left, self._broke = True, message["broke"]
+            if self._broke and self.stop is None:
+                self.stop = Stop(None)
+            self.over = True
         signals.wake()
 
     def _post(self, message: Message) -> None:
@@ -182,7 +188,7 @@ class Cluster:
     def _wait(self, condition: Callable[[], bool]) -> None:
         while not condition():
             if self._left:
-                raise ClusterError("the channel between the hosts broke; the log says why")
+                raise ClusterError(_BROKE)
             signals.sleep(1.0)
 
 

@@ -6,6 +6,7 @@ import collections
 import contextlib
 import ipaddress
 import logging
+import math
 import os
 import selectors
 import socket
@@ -53,14 +54,13 @@ class Place(NamedTuple):
         return self.hosts[0]
 
 
-class Channel(threading.Thread):
-    """Passes messages between this host's launcher and the first host's decisions, wherever those are made.
+class Channel:
+    """Passes messages between this host's launcher and the first host's decisions, in a thread of its own.
 
-    ``deliver`` is called in this thread with each message for this host.
+    ``deliver`` is called in that thread with each message for this host.
     """
 
     def __init__(self, place: Place, deliver: Callable[[Message], None], door: Door | None) -> None:
-        super().__init__(name="cluster", daemon=True)
         self._place = place
         self._deliver_here = deliver
         self._door = door
@@ -90,24 +90,32 @@ class Channel(threading.Thread):
         with contextlib.suppress(BlockingIOError):
             os.write(self._writer, b".")
 
-    def run(self) -> None:
+    def start(self) -> None:
+        threading.Thread(target=self._run, name="cluster", daemon=True).start()
+
+    def _run(self) -> None:
+        broke = True
         try:
-            if self._leader is not None:
-                self._dispatch(self._leader.joined(self._place.host, time.monotonic()))
-            else:
-                self._join()
-            while self._leaving_at is None or self._still_talking():
-                self._handle_posted()
-                self._keep_time()
-                self._flush()
-                for key, _ in self._selector.select(_TICK_SECONDS):
-                    self._ready(key.fileobj, key.data)
+            self._talk()
+            broke = False
         finally:
             for connection in (*self._members.values(), *self._strangers, *filter(None, [self._first])):
                 connection.close()
             if self._listener is not None:
                 self._listener.close()
-            self._deliver_here({"type": "left"})
+            self._deliver_here({"type": "left", "broke": broke})
+
+    def _talk(self) -> None:
+        if self._leader is not None:
+            self._dispatch(self._leader.joined(self._place.host, time.monotonic()))
+        else:
+            self._join()
+        while self._leaving_at is None or self._still_talking():
+            self._handle_posted()
+            self._keep_time()
+            self._flush()
+            for key, _ in self._selector.select(_TICK_SECONDS):
+                self._ready(key.fileobj, key.data)
 
     # Joining.
 
@@ -128,9 +136,17 @@ class Channel(threading.Thread):
     def _join(self) -> None:
         place = self._place
         pause = 0.05
-        while self._first is None and not self._verdict:
+        done_at = math.inf
+        while self._first is None:
             now = time.monotonic()
-            if now - self._began > place.wait or self._gave_up(now):
+            if any(message["type"] in ("ending", "quiet") for message in self._posted):
+                done_at = min(done_at, now)
+            if now - done_at > LATE_SECONDS or self._was_stopped():
+                # What this host did is over, and the first has had time enough to come and hear of it.
+                self._deliver_here({"type": "over"})
+                self._leaving_at = now
+                return
+            if place.distributed and now - self._began > place.wait:
                 why = f" ({self._refused})" if self._refused else ""
                 self._end_alone(never_came([place.first], now - self._began) + why)
                 return
@@ -138,22 +154,13 @@ class Channel(threading.Thread):
                 self._connect()
             except (OSError, Dropped) as error:
                 self._refused = str(error)
-            else:
-                return
-            self._say_progress(now, [place.first])
-            ready = self._selector.select(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
-            for key, _ in ready:
-                self._ready(key.fileobj, key.data)
+                self._say_progress(now, [place.first])
+                for key, _ in self._selector.select(pause):
+                    self._ready(key.fileobj, key.data)
+                pause = min(2 * pause, _LONGEST_PAUSE)
 
-    def _gave_up(self, now: float) -> bool:
-        """Whether this host's part is over, and the first host has had time enough to come."""
-        ended = [message for message in self._posted if message["type"] == "ended"]
-        if not ended or (self._place.distributed and ended[-1]["status"] == 0):
-            return False
-        if any(message["type"] == "ending" and message.get("signal") is not None for message in self._posted):
-            return True
-        return now - self._began > LATE_SECONDS
+    def _was_stopped(self) -> bool:
+        return any(message["type"] == "ending" and message["signal"] is not None for message in self._posted)
 
     def _connect(self) -> None:
         place = self._place
