@@ -129,7 +129,7 @@ def test_indices_are_positions_among_the_hosts_that_take_part(tmp_path: Path) ->
     assert json.loads(specs[0].env["TF_CONFIG"])["cluster"]["ps"] == ["algo-3:2223", "algo-2:2223"]
 
     job = config(tmp_path, {**MULTI_WORKER, **named}, "algo-2", groups=GROUPS)
-    assert json.loads(multi_worker.variables(job, environment(job))["TF_CONFIG"])["task"]["index"] == 1
+    assert json.loads(multi_worker.processes(job, COMMAND, environment(job))[0].env["TF_CONFIG"])["task"]["index"] == 1
 
 
 @pytest.mark.parametrize("hosts", [HOSTS[1:], HOSTS[1:2]])

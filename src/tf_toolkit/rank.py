@@ -9,8 +9,9 @@ Says ``{"type": "rank", "rank": R}``; hears ``{"type": "command", "argv": [...],
 ``{"type": "signal", "number": N}``, for the script, and ``{"type": "leave"}``.
 Says at the script's end ``{"type": "ended", "rank": R, "status": S, "signal": N or null, "stderr": base64 of the last
 of its standard error, "age": seconds since its end began, "told": whether it was told to end before}``.
-Exit codes: 0 when the script ended so. A script that failed leaves its rank waiting for ``leave``, and then its status
-is the rank's: mpirun would give the other ranks no time to end. 1 when the launcher is gone, and the script with it.
+Exit codes: 0 when the script ended so. A script that failed leaves its rank waiting for ``leave`` or mpirun's end, and
+then its status is the rank's: mpirun would give the other ranks no time to end. 1 when the launcher is gone, and the
+script with it.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ DRAIN_SECONDS = 5.0
 _LAST_WORDS_SECONDS = 5.0
 # A script may take long to end after its uncaught exception; a traceback further back was another matter.
 _LONGEST_END_SECONDS = 60.0
+# How often to look, once the script has ended, for what nobody tells.
+_LOOK_SECONDS = 0.2
 _SENT_STDERR_BYTES = 48 * 1024
 _GONE = 1
 _CHUNK = 32 * 1024
@@ -145,6 +148,8 @@ class _Rank:
         self._door = door
         self._orders = _Orders(door)
         self._rank = rank
+        # mpirun or its daemon; without it nobody waits for this rank any more.
+        self._parent = os.getppid()
         self._script: subprocess.Popen[bytes] | None = None
         self._end: _End | None = None
         # When it was told to end.
@@ -176,7 +181,7 @@ class _Rank:
             return _GONE if self._leaves_with is None else self._leaves_with
         status = self._say(self._end)
         if status != 0:
-            self._serve(lambda: False)
+            self._serve(lambda: os.getppid() != self._parent)
         return status if self._leaves_with is None else self._leaves_with
 
     def _is_over(self) -> bool:
@@ -195,9 +200,7 @@ class _Rank:
     def _serve(self, done: Callable[[], bool]) -> None:
         """Obey the launcher and forward signals, until ``done`` or told to leave."""
         while self._leaves_with is None and not done():
-            left = self._drain_time()
-            timeout = left + 0.01 if 0 < left < math.inf else None
-            signals.sleep(timeout)
+            signals.sleep(None if self._end is None else _LOOK_SECONDS)
             for number in signals.taken():
                 self._pass_on(number)
             while self._orders.received:

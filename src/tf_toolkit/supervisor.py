@@ -33,6 +33,8 @@ LEFTOVER_GRACE_SECONDS = 5.0
 DRAIN_SECONDS = 10.0
 # What served the scripts gets TERM when all have ended, and after this KILL.
 _SERVER_GRACE_SECONDS = 2.0
+# For what the ranks wrote last to come through, where Open MPI would wait for ranks that are to be killed.
+_AFTER_FAILURE_SECONDS = 0.5
 # A traceback so shortly before a process was told to end was its own end.
 _LAST_WORDS_SECONDS = 5.0
 # A process may take long to end after its uncaught exception; a traceback further back was another matter.
@@ -314,12 +316,12 @@ class _Run:
     def _end_the_rest(self) -> None:
         """End what served the scripts, now that those of all hosts have ended."""
         for child in self._mine():
-            if child.spec.ranks and not self.ranks:
-                # Open MPI's processes end by themselves, unless a rank waits to be killed.
+            if child.spec.ranks:
+                # Open MPI's processes end by themselves once the ranks have; after a failure, not soon.
                 child.told_at = time.monotonic()
-                child.kill_at = child.told_at + _SERVER_GRACE_SECONDS
+                child.kill_at = child.told_at + (_AFTER_FAILURE_SECONDS if self.ranks else _SERVER_GRACE_SECONDS)
             else:
-                self._stop(child, 0.0 if child.spec.ranks else _SERVER_GRACE_SECONDS)
+                self._stop(child, _SERVER_GRACE_SECONDS)
         self._loop(lambda: any(child.exit is None for child in self._mine()))
 
     def _reap(self) -> bool:

@@ -43,6 +43,14 @@ def addresses(config: JobConfig, variables: Mapping[str, str], port: int) -> lis
     return [f"{host}:{contract.port(variables, config.hosts.index(host), port)}" for host in config.distribution_hosts]
 
 
+def multi_worker(config: JobConfig, variables: Mapping[str, str]) -> dict[str, str]:
+    """The variable for MultiWorkerMirroredStrategy, where the job asks for that; Open MPI's ranks find it too."""
+    if not config.flag(contract.MULTI_WORKER_MIRRORED_ENABLED):
+        return {}
+    index = config.distribution_hosts.index(config.current_host)
+    return {NAME: write({"worker": addresses(config, variables, contract.MULTI_WORKER_PORT)}, "worker", index)}
+
+
 def read(text: str | None) -> Task:
     """The task that a process is told to be.
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import logging
 import selectors
 import signal
 import socket
@@ -18,7 +19,10 @@ from typing import NamedTuple
 
 from tf_toolkit import frames
 from tf_toolkit.contract import SIGNAL_BASE
+from tf_toolkit.errors import ToolkitError
 from tf_toolkit.frames import Message
+
+log = logging.getLogger("tf_toolkit")
 
 _PIECE = 64 * 1024
 
@@ -121,14 +125,7 @@ class Door:
     def _said(self, visitor: _Visitor, message: Message) -> None:
         kind = message.get("type")
         if kind == "daemon":
-            self._post(
-                {
-                    "type": "daemon",
-                    "to": self._host_of_node(str(message["node"])),
-                    "arguments": list(message["arguments"]),
-                    "number": visitor.number,
-                }
-            )
+            self._ask_for_daemon(visitor, message)
         elif kind == "rank":
             argv, cwd = self._rank_command()
             with self._lock:
@@ -148,6 +145,15 @@ class Door:
                 told=bool(message.get("told")),
             )
             self._ended(visitor, end)
+
+    def _ask_for_daemon(self, visitor: _Visitor, message: Message) -> None:
+        try:
+            host = self._host_of_node(str(message["node"]))
+        except ToolkitError as error:
+            log.error("%s", error)
+            visitor.say({"type": "ended", "status": error.exit_code})
+            return
+        self._post({"type": "daemon", "to": host, "arguments": list(message["arguments"]), "number": visitor.number})
 
     def _ended(self, visitor: _Visitor, end: RankEnd) -> None:
         with self._lock:

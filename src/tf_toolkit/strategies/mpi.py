@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tf_toolkit import contract, mkl, network
+from tf_toolkit import contract, mkl, network, tf_config
 from tf_toolkit.config import JobConfig
 from tf_toolkit.environment import Environment, command_variables
 from tf_toolkit.errors import JobDescriptionError
@@ -124,6 +124,7 @@ def _variables(config: JobConfig, command: Command, env: Environment) -> dict[st
         **env.variables,
         **mkl.variables(config, env.hardware.cpus, slots_per_host(config, env.hardware), env.variables),
         **command_variables(command, env.variables),
+        **tf_config.multi_worker(config, env.variables),
     }
 
 
@@ -177,7 +178,8 @@ def _instance_types(config: JobConfig) -> tuple[str, ...]:
 
 
 def _interface(config: JobConfig) -> str:
-    found = network.interface(config.network_interface, config.current_host)
+    others = [host for host in config.distribution_hosts if host != config.current_host]
+    found = network.interface(config.network_interface, config.current_host, others)
     if found != config.network_interface and not network.is_loopback(config.current_host):
         log.warning(
             "%s: network_interface_name is %r, which this host has not; using %r, which carries its address",

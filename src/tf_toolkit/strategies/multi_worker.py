@@ -19,13 +19,6 @@ def processes(config: JobConfig, command: Command, env: Environment) -> tuple[Pr
         **env.variables,
         **mkl.variables(config, env.hardware.cpus, 1, env.variables),
         **command_variables(command, env.variables),
-        **variables(config, env),
+        **tf_config.multi_worker(config, env.variables),
     }
     return (ProcessSpec("script", (*command.argv, *env.arguments), script, command.directory),)
-
-
-def variables(config: JobConfig, env: Environment) -> dict[str, str]:
-    """TF_CONFIG alone, for whatever starts the script."""
-    cluster = {"worker": tf_config.addresses(config, env.variables, contract.MULTI_WORKER_PORT)}
-    index = config.distribution_hosts.index(config.current_host)
-    return {tf_config.NAME: tf_config.write(cluster, "worker", index)}
