@@ -16,6 +16,7 @@ import pytest
 from command_line import DUMP, everything, explained, finish, script, start, tf_toolkit
 
 from conftest import DEADLINE, Job, wait_until
+from hosts import Hosts
 
 KEYS = [
     "root",
@@ -100,20 +101,20 @@ def test_it_starts_installs_and_leaves_nothing(desk: Path, tmp_path_factory: pyt
     assert explained(desk, "dump.py", "--requirements")["requirements"] == "installed"
 
 
-def test_a_tree_is_explained_as_train_would_run_it(job: Job) -> None:
-    job.config("resourceconfig", {"current_host": "b", "hosts": ["a", "b"]})
+def test_a_tree_is_explained_as_train_would_run_it(tmp_path: Path) -> None:
+    hosts = Hosts(tmp_path / "hosts", 2, DUMP.read_text(), lr="0.1")
+    job = hosts.jobs["127.0.0.2"]
     job.config("inputdataconfig", {"train": {}})
-    job.hyperparameters(sagemaker_program="dump.py", lr=0.1)
-    job.program("dump.py")
     before = everything(job.root)
 
     found = of_tree(job, "--", "--more")
     assert everything(job.root) == before
-    job.environ["TRAINING_JOB_NAME"] = "a-job"
+    hosts.set(TRAINING_JOB_NAME="a-job")
     named = explained(job.root, variables={"SAGEMAKER_BASE_DIR": str(job.root)})
-    result = job.train()
+    hosts.start()
+    result = hosts.finish()["127.0.0.2"]
 
-    assert (found["hosts"], found["current_host"]) == (["a", "b"], "b")
+    assert (found["hosts"], found["current_host"]) == (["127.0.0.1", "127.0.0.2"], "127.0.0.2")
     assert found["arguments"] == ["--lr", "0.1", "--more"]
     assert named["arguments"] == ["--lr", "0.1"] == result.seen["argv"]
     variables = named["processes"][0]["variables"]
@@ -207,7 +208,7 @@ def test_warnings_of_train_are_said(job: Job) -> None:
         ({"sagemaker_program": "nosuch.py"}, 78),
         ({"sagemaker_program": "../x.py"}, 78),
         ({"sagemaker_mpi_enabled": "maybe"}, 78),
-        ({"sagemaker_mpi_enabled": "true"}, 78),
+        ({"sagemaker_distributed_dataparallel_enabled": "true"}, 78),
         ({"sagemaker_submit_directory": "/nowhere"}, 66),
         ({"a=b": "1"}, 78),
         ({"big": "x" * 200_000}, 78),
@@ -243,6 +244,7 @@ def test_errors_of_options_name_the_persons_place(desk: Path) -> None:
         (["dump.py", "--tree", "."], "SCRIPT and --tree are two jobs"),
         (["--hp", "a=1"], "need SCRIPT"),
         (["--requirements"], "need SCRIPT"),
+        (["--hosts", "2"], "need SCRIPT"),
         (["--tree", "nosuch"], "'nosuch': no such directory"),
         (["dump.py", "--output", "data"], "is not of an earlier run"),
         (["nosuch.py"], "no such file"),

@@ -18,6 +18,7 @@ from typing import NoReturn
 import tf_toolkit
 from tf_toolkit.contract import SIGNAL_BASE, Paths
 from tf_toolkit.errors import Stopped, ToolkitError
+from tf_toolkit.local import hosts
 from tf_toolkit.local.explain import explain_job, explain_tree
 from tf_toolkit.local.job import RUNS, Job, UsageError, job
 from tf_toolkit.local.run import run
@@ -38,16 +39,18 @@ examples:
   tf-toolkit run train.py --train data/train --hp epochs=3 --hp learning_rate=0.01
   tf-toolkit run train.py --source-dir src --channel train=data/train --channel test=data/test.csv --requirements
   tf-toolkit run train.py --output out -- --verbose
+  tf-toolkit run train.py --hosts 2 --distribution mpi --processes-per-host 2
 
 The exit status is the job's: 0 when it succeeded, else the script's own, 128+N when signal N killed it. Ctrl-C and TERM
-are passed on to the script, which may save what it has.
+are passed on to the script, on every host, which may save what it has.
 """
 _EXPLAIN = """\
 Print what a job comes down to: hosts, channels, strategy, command, arguments and variables. Nothing is started,
 installed or fetched, and nothing is left on disk.
 
 Without SCRIPT it explains the tree at --tree, SAGEMAKER_BASE_DIR or /opt/ml; with SCRIPT and the options of `run`, what
-`run` would do. Variables are those that the toolkit sets or changes; values behind names that look secret are masked.
+`run` would do, and with --hosts on the first of them. Variables are those that the toolkit sets or changes; values
+behind names that look secret are masked.
 """
 _EXPLAIN_JSON = """\
 --json prints one object with these keys:
@@ -66,6 +69,18 @@ _EXPLAIN_JSON = """\
   warnings                lines
 What is not known is so because the code is not on this machine.
 """
+
+# Of `run`, and of `explain` where it explains what that would do.
+_RUN_OPTIONS = (
+    "source_dir",
+    "channels",
+    "hyperparameters",
+    "requirements",
+    "output",
+    "hosts",
+    "distribution",
+    "processes_per_host",
+)
 
 
 def main() -> int:
@@ -195,6 +210,24 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         help="where the tree is built, and model and output are left: a new or empty folder, or that of an earlier "
         f"run, whose input, model and output are replaced; default: a new folder in ./{RUNS}",
     )
+    parser.add_argument(
+        "--hosts",
+        metavar="N",
+        type=int,
+        help="how many hosts the job has, all on this machine; default: 1",
+    )
+    parser.add_argument(
+        "--distribution",
+        choices=hosts.DISTRIBUTIONS,
+        help="how they work together, as `distribution` of the SageMaker Python SDK; without it each runs the script "
+        "for itself, and finds the others in SM_HOSTS",
+    )
+    parser.add_argument(
+        "--processes-per-host",
+        metavar="P",
+        type=int,
+        help="with --distribution mpi: how many ranks each host runs; default: one for each GPU, or one",
+    )
 
 
 def _job(given: argparse.Namespace, arguments: Sequence[str]) -> Job:
@@ -206,6 +239,9 @@ def _job(given: argparse.Namespace, arguments: Sequence[str]) -> Job:
         output=given.output,
         requirements=given.requirements,
         arguments=arguments,
+        hosts=given.hosts,
+        distribution=given.distribution,
+        processes_per_host=given.processes_per_host,
     )
 
 
@@ -219,9 +255,8 @@ def _explain(given: argparse.Namespace, arguments: Sequence[str]) -> int:
             raise UsageError("SCRIPT and --tree are two jobs; give one of them")
         explain_job(_job(given, arguments), os.environ, given.json)
         return 0
-    for option in ("source_dir", "channels", "hyperparameters", "output", "requirements"):
-        if getattr(given, option):
-            raise UsageError("--source-dir, --train, --channel, --hp, --requirements and --output need SCRIPT")
+    if any(getattr(given, option) not in (None, False) for option in _RUN_OPTIONS):
+        raise UsageError("the options of `run`, such as --train and --output, need SCRIPT")
     tree = Paths.of(os.environ) if given.tree is None else Paths(Path(given.tree).absolute())
     if given.tree is not None and not tree.root.is_dir():
         raise UsageError(f"--tree {given.tree!r}: no such directory; give one that is like /opt/ml")

@@ -36,13 +36,14 @@ def explain_tree(paths: Paths, environ: Mapping[str, str], arguments: Sequence[s
 
 
 def explain_job(job: Job, environ: Mapping[str, str], as_json: bool) -> None:
-    """Print what `run` would make of the job. Its tree stands in a temporary directory meanwhile."""
+    """Print what `run` would make of the job's first host. The trees stand in a temporary directory meanwhile."""
     tree.check_root(job)
+    host = job.hosts[0]
     with signals.interruptible(), tempfile.TemporaryDirectory(prefix="tf-toolkit-explain-") as directory:
         try:
             tree.build(job, Path(directory))
-            paths, shown = Paths(Path(directory)), Paths(job.root)
-            found = _describe(paths, shown, variables_of(job, environ), job.arguments, environ)
+            paths, shown = job.tree_below(Path(directory), host), job.tree(host)
+            found = _describe(paths, shown, variables_of(job, environ)[host], job.arguments, environ)
         except ToolkitError as error:
             error.args = (str(error).replace(directory, str(job.root)),)
             raise

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tf_toolkit import contract
+from tf_toolkit.contract import Paths
 from tf_toolkit.errors import ToolkitError
+from tf_toolkit.local import hosts as local_hosts
 
 RUNS = "tf-toolkit-runs"
 # As the platform takes it (https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_Channel.html).
@@ -40,6 +42,20 @@ class Job(NamedTuple):
     hyperparameters: dict[str, str]
     arguments: tuple[str, ...]
     requirements: bool
+    hosts: tuple[str, ...]
+
+    def tree(self, host: str) -> Paths:
+        """Where the host's tree is built."""
+        return self.tree_below(self.root, host)
+
+    def tree_below(self, root: Path, host: str) -> Paths:
+        """The same, with ``root`` in place of the job's own."""
+        return Paths(root if len(self.hosts) == 1 else root / host)
+
+    @property
+    def model(self) -> Path:
+        """One directory for all hosts."""
+        return Paths(self.root).model
 
 
 def job(
@@ -50,8 +66,12 @@ def job(
     output: str | None,
     requirements: bool,
     arguments: Sequence[str],
+    hosts: int | None = None,
+    distribution: str | None = None,
+    processes_per_host: int | None = None,
 ) -> Job:
     """The job of a command line's words. Raises UsageError."""
+    _check_hosts(hosts, distribution, processes_per_host)
     source, program = _source(script, source_dir)
     stem = re.sub(r"[^A-Za-z0-9]+", "-", Path(program).stem).strip("-")[:40] or "job"
     name = f"{stem}-{datetime.now():%Y%m%d-%H%M%S-%f}"
@@ -62,9 +82,14 @@ def job(
         source=source,
         program=program,
         channels=_channels(channels),
-        hyperparameters=_hyperparameters(hyperparameters),
+        # What is said with --hp stands, so that any of the distribution's settings can be given another value.
+        hyperparameters={
+            **local_hosts.hyperparameters(distribution, processes_per_host),
+            **_hyperparameters(hyperparameters),
+        },
         arguments=tuple(arguments),
         requirements=requirements,
+        hosts=local_hosts.names(1 if hosts is None else hosts, distribution),
     )
     _check_apart(described)
     return described
@@ -158,6 +183,17 @@ def _hyperparameters(words: Sequence[str]) -> dict[str, str]:
             raise UsageError(f"--hp {name}: this comes from SCRIPT and --source-dir; leave it out")
         hyperparameters[name] = value
     return hyperparameters
+
+
+def _check_hosts(hosts: int | None, distribution: str | None, processes_per_host: int | None) -> None:
+    if hosts is not None and not 1 <= hosts <= local_hosts.MOST_HOSTS:
+        raise UsageError(f"--hosts {hosts}: give a number from 1 to {local_hosts.MOST_HOSTS}")
+    if processes_per_host is None:
+        return
+    if distribution != "mpi":
+        raise UsageError("--processes-per-host says how many ranks MPI starts; give --distribution mpi with it")
+    if processes_per_host < 1:
+        raise UsageError(f"--processes-per-host {processes_per_host}: give a number of at least 1")
 
 
 def _check_apart(described: Job) -> None:

@@ -1,20 +1,22 @@
-"""``tf-toolkit run``: the program ``train`` as a process of this machine, over a tree built for it."""
+"""``tf-toolkit run``: the program ``train`` as a process of this machine for each host, over a tree built for it."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tf_toolkit import contract, signals, supervisor
-from tf_toolkit.contract import Paths
-from tf_toolkit.local import tree
+from tf_toolkit.local import hosts, tree
 from tf_toolkit.local.job import Job
 from tf_toolkit.local.terminal import progress, say
 from tf_toolkit.process import ProcessSpec
 from tf_toolkit.requirements import REQUIREMENTS_FILE
+from tf_toolkit.stderr import Around
 
 # `train` ends its script after its own grace. This is for what follows: leftovers, intermediate output, the report.
 _REPORT_SECONDS = 900.0
@@ -26,38 +28,59 @@ _STALE = (
     "SAGEMAKER_TRAINING_MODULE",
     "SM_TOPOLOGY",
     contract.LEFT_OUT_FILE,
+    contract.LOCAL_PORTS,
+    contract.DOOR,
 )
 _STALE_PREFIXES = ("SM_HP_", "SM_CHANNEL_")
 
 
 def run(job: Job, environ: Mapping[str, str]) -> int:
-    """Run the job to its end; the exit status of its ``train``."""
-    paths = Paths(job.root)
-    variables = variables_of(job, environ)
+    """Run the job to its end; the exit status of its ``train``, or of the first host's that failed."""
     with tree.claimed(job):
         with signals.interruptible():
             tree.build(job, job.root)
-        if not job.requirements and (paths.code / REQUIREMENTS_FILE).is_file():
+        if not job.requirements and (job.source / REQUIREMENTS_FILE).is_file():
             say(f"{REQUIREMENTS_FILE} is not installed; --requirements installs it into this Python's environment")
-        spec = ProcessSpec(
-            role="train",
-            argv=(sys.executable, "-m", "tf_toolkit.train", *job.arguments),
-            env=variables,
-            # Python looks for modules in the working directory first, and here are none.
-            cwd=str(paths.input_config),
-        )
-        with progress(paths) as around:
-            (end,) = supervisor.run([spec], _grace(environ), around)
-    _say_where(paths, end.status)
-    return end.status
+        specs = [_train(job, host, variables) for host, variables in variables_of(job, environ).items()]
+        with _around(job) as around:
+            exits = supervisor.run(specs, _grace(environ), around)
+    status = next((end.status for end in exits if end.status != 0), 0)
+    _say_where(job, status)
+    return status
 
 
-def variables_of(job: Job, environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment that ``train`` is started with."""
+def _train(job: Job, host: str, variables: Mapping[str, str]) -> ProcessSpec:
+    several = len(job.hosts) > 1
+    return ProcessSpec(
+        role=f"train on {host}" if several else "train",
+        argv=(sys.executable, "-m", "tf_toolkit.train", *job.arguments),
+        env=variables,
+        # Python looks for modules in the working directory first, and here are none.
+        cwd=str(job.tree(host).input_config),
+        # The hosts of a job end one another.
+        independent=several,
+        prefix=f"[{host}] " if several else "",
+    )
+
+
+@contextlib.contextmanager
+def _around(job: Job) -> Iterator[Around]:
+    """What is to be done around each piece of output."""
+    if len(job.hosts) == 1:
+        with progress(job.tree(job.hosts[0])) as around:
+            yield around
+    else:
+        # One host's line after another's.
+        lock = threading.Lock()
+        yield lambda piece: lock
+
+
+def variables_of(job: Job, environ: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """The environment that ``train`` is started with, by host."""
     variables = {
         name: value for name, value in environ.items() if name not in _STALE and not name.startswith(_STALE_PREFIXES)
     }
-    variables |= {"SAGEMAKER_BASE_DIR": str(job.root), "TRAINING_JOB_NAME": job.name}
+    variables |= {"TRAINING_JOB_NAME": job.name, **hosts.variables(job.hosts, environ)}
     if not job.requirements:
         variables[contract.REQUIREMENTS] = "skip"
     elif variables.get(contract.REQUIREMENTS) == "skip":
@@ -69,7 +92,7 @@ def variables_of(job: Job, environ: Mapping[str, str]) -> dict[str, str]:
         variables["PYTHONPATH"] = os.pathsep.join(
             str(Path(entry).absolute()) for entry in variables["PYTHONPATH"].split(os.pathsep)
         )
-    return variables
+    return {host: {**variables, "SAGEMAKER_BASE_DIR": str(job.tree(host).root)} for host in job.hosts}
 
 
 def _grace(environ: Mapping[str, str]) -> float:
@@ -81,16 +104,23 @@ def _grace(environ: Mapping[str, str]) -> float:
     return (inner if math.isfinite(inner) else 0.0) + _REPORT_SECONDS
 
 
-def _say_where(paths: Paths, status: int) -> None:
+def _say_where(job: Job, status: int) -> None:
     """Say where the results lie."""
-    say(f"model: {paths.model}" if _holds_files(paths.model) else f"model: none; {paths.model} is empty")
-    if _holds_files(paths.output_data):
-        say(f"output: {paths.output_data}")
-    line = _first_line(paths.failure)
-    if line is not None:
-        say(f"failure: {paths.failure}: {line}")
-    elif status != 0:
-        say(f"the job ended with status {status} and left no {paths.failure}")
+    say(f"model: {job.model}" if _holds_files(job.model) else f"model: none; {job.model} is empty")
+    trees = [job.tree(host) for host in job.hosts]
+    for paths in trees:
+        if _holds_files(paths.output_data):
+            say(f"output: {paths.output_data}")
+    # The hosts of a job write the same cause.
+    failures: dict[str, Path] = {}
+    for paths in trees:
+        line = _first_line(paths.failure)
+        if line is not None:
+            failures.setdefault(line, paths.failure)
+    for line, path in failures.items():
+        say(f"failure: {path}: {line}")
+    if status != 0 and not failures:
+        say(f"the job ended with status {status} and left no {trees[0].failure}")
 
 
 def _holds_files(directory: Path) -> bool:

@@ -1,6 +1,7 @@
-"""Builds a tree like the one that the platform mounts at /opt/ml, as the SageMaker Python SDK's local mode does.
+"""Builds trees like the one that the platform mounts at /opt/ml, as the SageMaker Python SDK's local mode does.
 
-Nothing is copied: the code and the channels are symbolic links to where they lie.
+Nothing is copied: the code and the channels are symbolic links to where they lie. Several hosts have a tree each, in
+which `model` is a link to the one model directory of all.
 """
 
 from __future__ import annotations
@@ -20,17 +21,18 @@ from tf_toolkit.local.job import Job, UsageError
 
 # In a directory of that name lies a tree of ours, which the next run may replace.
 MARKER = ".tf-toolkit-run"
-HOST = "algo-1"
-# There is one host, and this is the one interface that every machine has.
+# All hosts are this machine, and this is the one interface that every machine has.
 INTERFACE = "lo"
+# The directory of one of several hosts.
+_HOSTS = "127.0.0.*"
 
 
-def documents(job: Job) -> dict[str, dict[str, Any]]:
-    """The three configuration files: name and content."""
+def documents(job: Job, host: str) -> dict[str, dict[str, Any]]:
+    """The three configuration files of a host: name and content."""
     return {
         contract.RESOURCE_CONFIG_FILE: {
-            "current_host": HOST,
-            "hosts": [HOST],
+            "current_host": host,
+            "hosts": list(job.hosts),
             "network_interface_name": INTERFACE,
             "current_instance_type": "local",
         },
@@ -38,7 +40,7 @@ def documents(job: Job) -> dict[str, dict[str, Any]]:
         # The SDK encodes what it sends itself as JSON; a person's own values are text, as on the platform.
         contract.HYPERPARAMETERS_FILE: {
             contract.PROGRAM: json.dumps(job.program),
-            contract.SUBMIT_DIRECTORY: json.dumps(str(Paths(job.root).code)),
+            contract.SUBMIT_DIRECTORY: json.dumps(str(job.tree(host).code)),
             contract.JOB_NAME: json.dumps(job.name),
             contract.LOG_LEVEL: "20",
             **job.hyperparameters,
@@ -76,29 +78,49 @@ def claimed(job: Job) -> Iterator[None]:
             fcntl.flock(marker, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UsageError(f"--output {str(job.root)!r} is in use by another run; give another directory") from error
-        _empty(Paths(job.root))
+        _empty(job.root)
         yield
     finally:
         os.close(marker)
 
 
-def _empty(paths: Paths) -> None:
-    if paths.code.exists() and not paths.code.is_symlink():
-        raise UsageError(f"{str(paths.code)!r} is not the link that an earlier run made; give another --output")
-    for path in (paths.code, paths.input, paths.model, paths.output):
-        # What a link leads to is a person's own.
-        if path.is_symlink() or path.is_file():
-            path.unlink()
-        elif path.exists():
-            shutil.rmtree(path)
+def _empty(root: Path) -> None:
+    trees = [Paths(root), *(Paths(path) for path in sorted(root.glob(_HOSTS)) if not path.is_symlink())]
+    for paths in trees:
+        if paths.code.exists() and not paths.code.is_symlink():
+            raise UsageError(f"{str(paths.code)!r} is not the link that an earlier run made; give another --output")
+    for paths in trees:
+        for path in (paths.code, paths.input, paths.model, paths.output):
+            _remove(path)
+    for paths in trees[1:]:
+        # Others may keep something of their own in there.
+        with contextlib.suppress(OSError):
+            paths.root.rmdir()
+
+
+def _remove(path: Path) -> None:
+    # What a link leads to is a person's own.
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    elif path.exists():
+        shutil.rmtree(path)
 
 
 def build(job: Job, root: Path) -> None:
-    """Write the job's tree at ``root``, which is the job's own or stands for it. Raises OSError."""
-    paths = Paths(root)
-    for directory in (paths.input_config, paths.input_data, paths.model, paths.output_data):
-        directory.mkdir(parents=True)
-    for name, content in documents(job).items():
+    """Write the trees of the job's hosts at ``root``, which is the job's own or stands for it. Raises OSError."""
+    model = Paths(root).model
+    model.mkdir(parents=True)
+    for host in job.hosts:
+        paths = job.tree_below(root, host)
+        for directory in (paths.input_config, paths.input_data, paths.output_data):
+            directory.mkdir(parents=True)
+        if paths.model != model:
+            paths.model.symlink_to(Path(os.path.relpath(model, paths.root)), target_is_directory=True)
+        _fill(job, host, paths)
+
+
+def _fill(job: Job, host: str, paths: Paths) -> None:
+    for name, content in documents(job, host).items():
         (paths.input_config / name).write_text(json.dumps(content, indent=2), encoding="ascii")
     paths.code.symlink_to(job.source, target_is_directory=True)
     for name, path in job.channels.items():

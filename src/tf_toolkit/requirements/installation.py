@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import logging
+import os
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tf_toolkit import environment, supervisor, tree
@@ -37,8 +40,21 @@ def install(
         return
     import tempfile
 
-    with tempfile.TemporaryDirectory(prefix="tf-toolkit-install-") as folder:
+    with _turn(), tempfile.TemporaryDirectory(prefix="tf-toolkit-install-") as folder:
         _Install(directory, package, lines, Path(folder), variables, stop_grace).run(protect, quiet)
+
+
+@contextlib.contextmanager
+def _turn() -> Iterator[None]:
+    """Within, no other host's launcher installs: on one machine they may share this environment."""
+    environment_folder = os.open(sys.prefix, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with contextlib.suppress(OSError):
+            # Not every file system has locks.
+            fcntl.flock(environment_folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(environment_folder)
 
 
 class _Install:
