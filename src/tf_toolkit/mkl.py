@@ -23,6 +23,9 @@ def variables(config: JobConfig, cpus: int, processes: int, environ: Mapping[str
 
     What stands in ``environ`` wins, and is left out.
     """
+    if contract.LOCAL_PORTS in environ:
+        # The job's hosts share this machine.
+        processes *= len(config.hosts)
     threads = max(1, cpus // processes)
     chosen = {
         **_KMP,

@@ -161,6 +161,8 @@ class _Run:
         # The scripts are being ended before their time.
         self.ending = False
         self.said_quiet: bool | None = None
+        # A stop signal that another host got and passed on; whoever sent it may have sent it to this host too.
+        self.heard: int | None = None
         self.ranks_killed_at = math.inf
         self.children: list[_Child] = []
         self.ranks: list[Exit] = []
@@ -242,6 +244,9 @@ class _Run:
 
     def _forward(self) -> None:
         for number in signals.taken():
+            if number == self.heard:
+                self.heard = None
+                continue
             if number in signals.STOP:
                 self.ending = True
                 self.peers.ending(Stop(number))
@@ -271,6 +276,7 @@ class _Run:
             if stop.signal_number is None:
                 self._stop_scripts()
             else:
+                self.heard = stop.signal_number
                 self._pass_on(stop.signal_number)
         elif signals.interrupted() and not self.ending:
             # Raised when this is over; until then it ends what runs.

@@ -61,6 +61,8 @@ class Leader:
         self._went = self._over = False
         self._deadline: float | None = None
         self._stopped = False
+        # The stop signal that somebody sent to a host.
+        self._signal: Any = None
         self._quiet_since: float | None = None
         self._lost: list[End] = []
         self.verdict: End | None = None
@@ -72,7 +74,7 @@ class Leader:
         self.hosts[name].joined = True
         replies = self._progress(now)
         if self._deadline is not None and self.verdict is None:
-            replies.append(Reply(name, {"type": "stop", "signal": None}))
+            replies.append(Reply(name, {"type": "stop", "signal": self._signal}))
         return replies
 
     def gone(self, name: str, why: str, heard: float, now: float) -> list[Reply]:
@@ -114,6 +116,7 @@ class Leader:
         if self._deadline is not None or self.verdict is not None:
             return []
         self._stopped = signal is not None
+        self._signal = signal
         self._deadline = now + _SLACK_SECONDS + (self._stop_grace if self._stopped else self._failure_grace)
         self._told_of = now
         for host in self.hosts.values():

@@ -1,0 +1,1 @@
+echo "trained on $SM_CURRENT_HOST"

@@ -1,0 +1,2 @@
+echo training
+exec sleep 300
