@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
+import os
 import random
 import signal
 import socket
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from conftest import DEADLINE, Job, Result, wait_until
@@ -61,6 +63,17 @@ class Hosts:
             "HOSTS": str(self.root),
         }
         return job
+
+    def group(self, **groups: Sequence[str]) -> None:
+        """Put the hosts into instance groups."""
+        described = [
+            {"instance_group_name": name, "instance_type": "local", "hosts": list(hosts)}
+            for name, hosts in groups.items()
+        ]
+        for name, job in self.jobs.items():
+            own = next(group for group, hosts in groups.items() if name in hosts)
+            resources = {"current_host": name, "hosts": self.names, "network_interface_name": "lo"}
+            job.config("resourceconfig", {**resources, "current_group_name": own, "instance_groups": described})
 
     def set(self, **environ: str) -> None:
         for job in self.jobs.values():
@@ -118,18 +131,10 @@ class Hosts:
 
 
 def try_kill(pid: int) -> None:
-    try:
-        import os
-
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def causes(results: dict[str, Result]) -> set[str]:
     """The first lines of the hosts' failure files; empty text for a host that succeeded."""
     return {"" if result.succeeded else result.failure.partition("\n")[0] for result in results.values()}
-
-
-def dump(value: object) -> str:
-    return json.dumps(value)

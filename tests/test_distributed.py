@@ -88,6 +88,36 @@ def test_every_rank_gets_arguments_and_variables_unchanged(tmp_path: Path) -> No
     assert not list(tmp_path.rglob("pwned"))
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_host_outside_the_distributions_groups_runs_the_script_alone(tmp_path: Path, fails: bool) -> None:
+    """And begins and ends with the others."""
+    code = (
+        "import os, sys\n"
+        "print(os.environ['SM_CURRENT_HOST'], os.environ.get('OMPI_COMM_WORLD_SIZE'), flush=True)\n"
+        f"if {fails} and 'OMPI_COMM_WORLD_SIZE' not in os.environ: sys.exit(3)\n"
+    )
+    hosts = Hosts(tmp_path, 3, code, "mpi", sagemaker_distribution_instance_groups='["train"]')
+    hosts.group(data=["127.0.0.1"], train=["127.0.0.2", "127.0.0.3"])
+    results = hosts.run()
+    assert results["127.0.0.1"].stdout == b"127.0.0.1 None\n"
+    if fails:
+        assert causes(results) == {"user code: exit status 3 on host 127.0.0.1"}
+        assert [result.status for result in results.values()] == [3, 3, 3]
+    else:
+        assert causes(results) == {""}
+        ranks = said(results["127.0.0.2"].stdout.decode())
+        assert sorted(ranks) == ["127.0.0.2 4", "127.0.0.2 4", "127.0.0.3 4", "127.0.0.3 4"]
+    assert said(results["127.0.0.3"].stdout.decode()) == []
+
+
+def test_mirrored_training_under_mpi_has_both(tmp_path: Path) -> None:
+    code = "import os\nprint(os.environ['OMPI_COMM_WORLD_RANK'], os.environ['TF_CONFIG'])\n"
+    flags = {"sagemaker_multi_worker_mirrored_strategy_enabled": "true", "sagemaker_mpi_num_of_processes_per_host": "1"}
+    results = Hosts(tmp_path, 2, code, "mpi", **flags).run()
+    tasks = dict(line.split(" ", 1) for line in said(results["127.0.0.1"].stdout.decode()))
+    assert {rank: json.loads(text)["task"]["index"] for rank, text in tasks.items()} == {"0": 0, "1": 1}
+
+
 def test_one_host_of_four_ranks(tmp_path: Path) -> None:
     results = Hosts(tmp_path, 1, SUM, "mpi", sagemaker_mpi_num_of_processes_per_host="4").run()
     assert causes(results) == {""}

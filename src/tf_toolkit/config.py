@@ -106,7 +106,7 @@ def read_config(paths: Paths, environ: Mapping[str, str]) -> JobConfig:
     decoded = {name: decode(value) for name, value in parameters.content.items()}
     _check_representable(parameters, decoded)
     current_host, hosts = _hosts(resource)
-    groups = _groups(resource)
+    groups = _groups(resource, hosts)
     framework = {
         name: value
         for name, value in decoded.items()
@@ -210,7 +210,7 @@ def _hosts(resource: Section) -> tuple[str, tuple[str, ...]]:
     return current, hosts
 
 
-def _groups(resource: Section) -> tuple[InstanceGroup, ...]:
+def _groups(resource: Section, hosts: tuple[str, ...]) -> tuple[InstanceGroup, ...]:
     groups = []
     for number, raw in enumerate(resource.get("instance_groups", list, [])):
         if not isinstance(raw, dict):
@@ -219,6 +219,9 @@ def _groups(resource: Section) -> tuple[InstanceGroup, ...]:
         name = section.get("instance_group_name", str, None)
         if name is None:
             section.fail("instance_group_name", "nothing", "a string")
+        for host in section.strings("hosts"):
+            if host not in hosts:
+                section.fail("hosts", repr(host), f"hosts of the job, {list(hosts)}")
         groups.append(InstanceGroup(name, section.get("instance_type", str, None), section.strings("hosts"), raw))
     return tuple(groups)
 
