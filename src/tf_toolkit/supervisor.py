@@ -222,8 +222,7 @@ class _Run:
             self._hear_peers()
             while self._reap():
                 pass
-            if any(child.exit is None for child in self.children):
-                self._escalate()
+            self._escalate()
             self._end_others_of_failed()
             if not goes_on():
                 return
@@ -247,7 +246,7 @@ class _Run:
             if number == self.heard:
                 self.heard = None
                 continue
-            if number in signals.STOP:
+            if number in signals.ESCALATED:
                 self.ending = True
                 self.peers.ending(Stop(number))
             self._pass_on(number)
