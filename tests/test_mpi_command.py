@@ -55,7 +55,7 @@ def test_the_command_line_of_open_mpi_4() -> None:
     assert custom("") == (
         *("mpirun", "--host", "algo-1:8,algo-2:8", "-np", "16", "--allow-run-as-root"),
         *("--mca", "btl_tcp_if_include", "eth0", "--bind-to", "none", "--map-by", "slot"),
-        *("--mca", "pml", "ob1", "--mca", "btl", "^openib", "--display-map", "--tag-output"),
+        *("--mca", "pml", "ob1", "--mca", "btl", "^openib,ofi", "--display-map", "--tag-output"),
         *("--mca", "oob_tcp_if_include", "eth0", "--mca", "plm_rsh_no_tree_spawn", "1"),
         *("--mca", "plm_rsh_agent", f"{sys.executable} -E -m tf_toolkit.rsh"),
         *("--mca", "orte_leave_session_attached", "1", "--mca", "orte_abort_on_non_zero_status", "1"),
@@ -71,7 +71,7 @@ def test_the_command_line_of_open_mpi_5() -> None:
     assert custom("", JOB._replace(version=(5, 0, 11), instance_types=("local",))) == (
         *("mpirun", "--host", "algo-1:8,algo-2:8", "-np", "16", "--allow-run-as-root"),
         *("--mca", "btl_tcp_if_include", "eth0", "--bind-to", "none", "--map-by", "slot"),
-        *("--mca", "pml", "ob1", "--mca", "btl", "^openib", "--display", "map", "--output", "tag"),
+        *("--mca", "pml", "ob1", "--mca", "btl", "^openib,ofi", "--display", "map", "--output", "tag"),
         *("--prtemca", "prte_if_include", "eth0", "--prtemca", "plm_ssh_no_tree_spawn", "1"),
         *("--prtemca", "plm_ssh_agent", f"{sys.executable} -E -m tf_toolkit.rsh"),
         *("--leave-session-attached", "--mca", "smsc", "^cma"),

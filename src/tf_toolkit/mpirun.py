@@ -66,9 +66,10 @@ def _everywhere(job: Job) -> Iterator[Option]:
     # one host. "Open MPI", Horovod's documentation, https://horovod.readthedocs.io/en/stable/mpi.html.
     yield flag("--bind-to", "none")
     yield flag("--map-by", "slot")
-    # TCP and shared memory, and no probing for InfiniBand, which warns where there is none (the same page).
+    # TCP and shared memory; no probing for InfiniBand, which warns where there is none (the same page), and none of
+    # libfabric, which holds up the end of every rank by a second where several hosts take part.
     yield parameter("--mca", "pml", "ob1")
-    yield parameter("--mca", "btl", "^openib")
+    yield parameter("--mca", "btl", "^openib,ofi")
 
 
 def _open_mpi_4(job: Job) -> Iterator[Option]:

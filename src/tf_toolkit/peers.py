@@ -41,6 +41,9 @@ class Peers(Protocol):
     def requests(self) -> Iterable[Request]:
         """The processes asked for since last time."""
 
+    def dismiss_ranks(self) -> None:
+        """Let the ranks go whose scripts have ended badly, and which wait so that no other is cut short."""
+
     def signal_ranks(self, number: int) -> None:
         """Pass a signal to the script of every rank on this host."""
 
@@ -69,6 +72,9 @@ class Alone:
 
     def requests(self) -> Iterable[Request]:
         return ()
+
+    def dismiss_ranks(self) -> None:
+        pass
 
     def signal_ranks(self, number: int) -> None:
         pass

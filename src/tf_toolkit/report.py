@@ -141,8 +141,10 @@ class Report:
         cause = find_cause(end)
         how = _how_it_ended(end)
         memory = _out_of_memory(end)
-        what = "; ".join(filter(None, [memory, _with_place(cause.message, cause.place), how]))
         fault, where = _who(end, self._host)
+        # What a server logged last is not why somebody killed it.
+        said = "" if fault != UserCodeError.fault and end.signal_number else _with_place(cause.message, cause.place)
+        what = "; ".join(filter(None, [memory, said, how]))
         headline = f"{fault}: {what}{where}"
         return self._failure(headline, end, ExecuteUserScriptError.__name__, cause.message, memory, cause.text)
 

@@ -328,6 +328,7 @@ class _Run:
             else:
                 self._stop(child, _SERVER_GRACE_SECONDS)
         self._loop(lambda: any(child.exit is None for child in self._mine()))
+        self.peers.dismiss_ranks()
 
     def _reap(self) -> bool:
         """Collect every process that has ended, ours and orphans; whether one was ours."""

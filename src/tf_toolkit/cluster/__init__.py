@@ -131,6 +131,10 @@ class Cluster:
         answer = {"type": "daemon ended", "to": message["from"], "number": message["number"]}
         return lambda status: self._post({**answer, "status": status})
 
+    def dismiss_ranks(self) -> None:
+        if self._door is not None:
+            self._door.dismiss()
+
     def signal_ranks(self, number: int) -> None:
         if self._door is not None:
             self._door.signal(number)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from tf_toolkit.cluster.connection import Connection, Dropped
 from tf_toolkit.cluster.door import Door
-from tf_toolkit.cluster.leader import LATE_SECONDS, Leader, failure_text, never_came
+from tf_toolkit.cluster.leader import LATE_SECONDS, SLACK_SECONDS, Leader, failure_text, never_came
 from tf_toolkit.contract import CLUSTER_FAILED
 from tf_toolkit.errors import ClusterError
 from tf_toolkit.frames import Message
@@ -76,6 +76,9 @@ class Channel:
         self._first: Connection | None = None
         self._refused = ""
         self._verdict = False
+        # The verdict where the first host is lost, and how long it may be held back.
+        self._alone: Message | None = None
+        self._alone_until = math.inf
         self._leaving_at: float | None = None
         if door is not None:
             door.attach(self._selector, self.post, lambda: deliver({"type": "news"}))
@@ -148,12 +151,12 @@ class Channel:
                 return
             if place.distributed and now - self._began > place.wait:
                 why = f" ({self._refused})" if self._refused else ""
-                self._end_alone(never_came([place.first], now - self._began) + why)
+                self._end_alone(never_came([place.first], place.wait) + why)
                 return
             try:
                 self._connect()
             except (OSError, Dropped) as error:
-                self._refused = str(error)
+                self._refused = (error.strerror if isinstance(error, OSError) else None) or str(error)
                 self._say_progress(now, [place.first])
                 for key, _ in self._selector.select(pause):
                     self._ready(key.fileobj, key.data)
@@ -256,8 +259,8 @@ class Channel:
         why = _SILENT if silent else "its launcher ended without a word"
         if self._leader is None:
             self._first = None
-            if not self._verdict:
-                self._end_alone(f"host {self._place.first} is gone: {why}", connection.heard)
+            if not self._verdict and self._alone is None:
+                self._end_alone(f"host {self._place.first} is gone: {why}")
             return
         host = str(connection.host)
         self._members.pop(host, None)
@@ -273,6 +276,15 @@ class Channel:
                 self._from_host(self._place.host, message)
             elif self._first is not None:
                 self._first.send(message)
+            elif self._alone is not None:
+                self._answer_alone(message["type"], message.get("ending", True))
+
+    def _answer_alone(self, said: str, ending: bool) -> None:
+        """Say to this host what the first would."""
+        if said in ("quiet", "ended") and ending:
+            self._deliver({"type": "over"})
+        if said == "ended" and self._alone is not None:
+            self._deliver(self._alone)
 
     def _from_host(self, host: str, message: Message) -> None:
         """Something that a host says to the first one, where this is the first."""
@@ -299,14 +311,11 @@ class Channel:
             self._leaving_at = time.monotonic()
         self._deliver_here(message)
 
-    def _end_alone(self, what: str, began: float | None = None) -> None:
-        """The first host cannot be asked: end this one's processes, and give the verdict on them."""
-        now = time.monotonic()
+    def _end_alone(self, what: str) -> None:
+        """The first host cannot be asked: end this one's processes, and then give the verdict here."""
+        self._alone = {"type": "verdict", "status": CLUSTER_FAILED, "failure": failure_text(what)}
+        self._alone_until = time.monotonic() + self._place.graces[1] + SLACK_SECONDS
         self._deliver({"type": "stop", "signal": None, "lost": True})
-        self._deliver({"type": "over"})
-        self._deliver(
-            {"type": "verdict", "status": CLUSTER_FAILED, "failure": failure_text(what), "began": began or now}
-        )
 
     # Time.
 
@@ -322,6 +331,8 @@ class Channel:
         for stranger in list(self._strangers):
             if now - stranger.since > _GREETING_SECONDS:
                 self._drop_stranger(stranger)
+        if self._alone is not None and now > self._alone_until:
+            self._answer_alone("ended", True)
         if self._leader is not None and not self._verdict:
             self._say_progress(now, self._leader.missing())
             self._dispatch(self._leader.tick(now))

@@ -72,6 +72,13 @@ class Door:
 
     # What the launcher asks.
 
+    def dismiss(self) -> None:
+        """Let every rank end."""
+        with self._lock:
+            for visitor in self._visitors.values():
+                if visitor.rank is not None:
+                    visitor.say({"type": "leave"})
+
     def signal(self, number: int) -> None:
         """Pass a signal on to every rank's script."""
         with self._lock:

@@ -16,7 +16,7 @@ from tf_toolkit.frames import Message
 # A host that has not come when the job is over already gets so long to come and be told.
 LATE_SECONDS = 30.0
 # For a host to end its processes after their grace, and to say so.
-_SLACK_SECONDS = 15.0
+SLACK_SECONDS = 15.0
 
 
 class Reply(NamedTuple):
@@ -117,7 +117,7 @@ class Leader:
             return []
         self._stopped = signal is not None
         self._signal = signal
-        self._deadline = now + _SLACK_SECONDS + (self._stop_grace if self._stopped else self._failure_grace)
+        self._deadline = now + SLACK_SECONDS + (self._stop_grace if self._stopped else self._failure_grace)
         self._told_of = now
         for host in self.hosts.values():
             host.quiet = host.end is not None
