@@ -22,8 +22,9 @@ DEADLINE = 60.0
 PROGRAMS = Path(__file__).parent / "programs"
 
 
-# Whatever started the tests may ignore it, as nohup does; what they start must not.
+# Whatever started the tests may ignore them, as nohup and a shell's "&" do; what they start must not.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def wait_until(condition: Callable[[], Any], what: str, deadline: float = DEADLINE) -> Any:

@@ -110,7 +110,8 @@ def test_a_tree_is_explained_as_train_would_run_it(tmp_path: Path) -> None:
     found = of_tree(job, "--", "--more")
     assert everything(job.root) == before
     hosts.set(TRAINING_JOB_NAME="a-job")
-    named = explained(job.root, variables={"SAGEMAKER_BASE_DIR": str(job.root)})
+    surroundings = {"SAGEMAKER_BASE_DIR": str(job.root), "TF_TOOLKIT_LOCAL_PORTS": str(hosts.port)}
+    named = explained(job.root, variables=surroundings)
     hosts.start()
     result = hosts.finish()["127.0.0.2"]
 
