@@ -98,7 +98,10 @@ def test_a_host_that_says_nothing_any_more(tmp_path: Path) -> None:
     hosts.kill("127.0.0.2", signal.SIGKILL)
     results = hosts.finish()
     assert results["127.0.0.1"].status == 68
-    assert "cluster: host 127.0.0.2 is gone: nothing was heard of it for 20 s" in results["127.0.0.1"].failure
+    assert (
+        "cluster: hosts 127.0.0.1 and 127.0.0.2 lost one another: nothing was heard for 20 s"
+        in results["127.0.0.1"].failure
+    )
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

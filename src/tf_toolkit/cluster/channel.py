@@ -221,8 +221,8 @@ class Channel:
                 return
             for message in connection.receive():
                 self._heard(connection, message)
-        except Dropped as why:
-            self._lost(connection, str(why))
+        except Dropped:
+            self._lost(connection)
 
     def _greet(self, connection: Connection) -> None:
         assert self._leader is not None
@@ -249,25 +249,28 @@ class Channel:
         else:
             self._from_host(str(connection.host), message)
 
-    def _lost(self, connection: Connection, why: str) -> None:
+    def _lost(self, connection: Connection) -> None:
         if connection in self._strangers:
             self._drop_stranger(connection)
             return
         now = time.monotonic()
         self._forget(connection)
-        silent = now - connection.heard > SILENT_SECONDS
-        why = _SILENT if silent else "its launcher ended without a word"
+        what = self._what_became_of(connection, now)
         if self._leader is None:
             self._first = None
             if not self._verdict and self._alone is None:
-                self._end_alone(f"host {self._place.first} is gone: {why}")
+                self._end_alone(what)
             return
         host = str(connection.host)
         self._members.pop(host, None)
-        if silent:
-            # What the other side writes too, for it cannot be told.
-            why = _SILENT
-        self._dispatch(self._leader.gone(host, why, connection.heard, now))
+        self._dispatch(self._leader.gone(host, what, connection.heard, now))
+
+    def _what_became_of(self, connection: Connection, now: float) -> str:
+        if now - connection.heard <= SILENT_SECONDS:
+            return f"host {connection.host} is gone: its launcher ended without a word"
+        # Neither can tell the other any more, so both say the same.
+        other = self._place.host if self._leader is None else connection.host
+        return f"hosts {self._place.first} and {other} lost one another: nothing was heard for {SILENT_SECONDS:.0f} s"
 
     def _handle_posted(self) -> None:
         while self._posted:
@@ -327,7 +330,7 @@ class Channel:
                 connection.send({"type": "beat"})
         for connection in list(self._connections()):
             if now - connection.heard > SILENT_SECONDS:
-                self._lost(connection, _SILENT)
+                self._lost(connection)
         for stranger in list(self._strangers):
             if now - stranger.since > _GREETING_SECONDS:
                 self._drop_stranger(stranger)
@@ -346,8 +349,8 @@ class Channel:
         for connection in [*self._connections(), *self._strangers]:
             try:
                 connection.flush()
-            except Dropped as why:
-                self._lost(connection, str(why))
+            except Dropped:
+                self._lost(connection)
 
     def _connections(self) -> Iterator[Connection]:
         yield from list(self._members.values())
@@ -358,9 +361,6 @@ class Channel:
         """After the verdict: until everybody has it, so that this host's network does not go away with it."""
         assert self._leaving_at is not None
         return bool(self._members) and time.monotonic() - self._leaving_at < _FAREWELL_SECONDS
-
-
-_SILENT = f"nothing was heard of it for {SILENT_SECONDS:.0f} s"
 
 
 def _is_address(name: str) -> bool:

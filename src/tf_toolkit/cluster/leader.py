@@ -77,13 +77,13 @@ class Leader:
             replies.append(Reply(name, {"type": "stop", "signal": self._signal}))
         return replies
 
-    def gone(self, name: str, why: str, heard: float, now: float) -> list[Reply]:
-        """A host has left, or says nothing any more; ``heard`` is when it was heard last."""
+    def gone(self, name: str, what: str, heard: float, now: float) -> list[Reply]:
+        """A host has left, or says nothing any more: ``what`` is the cause, ``heard`` when it was heard last."""
         host = self.hosts[name]
         if host.gone or self.verdict is not None:
             return []
         host.gone = True
-        self._lost.append(_failure(f"host {name} is gone: {why}", heard))
+        self._lost.append(_failure(what, heard))
         return [*self._stop(now, None), *self._progress(now)]
 
     def said(self, name: str, message: Message, now: float) -> list[Reply]:
