@@ -4,31 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-# "Accelerated computing" types in "Elastic Fabric Adapter", Amazon EC2 User Guide, "Supported instance types"
-# (https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/efa.html), without "ml.".
-_EFA = frozenset(
-    {
-        *(f"g4dn.{size}" for size in ("8xlarge", "12xlarge", "16xlarge", "metal")),
-        *(f"g5.{size}" for size in ("8xlarge", "12xlarge", "16xlarge", "24xlarge", "48xlarge")),
-        *(f"g6.{size}" for size in ("8xlarge", "12xlarge", "16xlarge", "24xlarge", "48xlarge")),
-        *(f"g6e.{size}" for size in ("8xlarge", "12xlarge", "16xlarge", "24xlarge", "48xlarge")),
-        *(f"g7.{size}" for size in ("8xlarge", "12xlarge", "24xlarge", "48xlarge")),
-        *(f"g7e.{size}" for size in ("8xlarge", "12xlarge", "24xlarge", "48xlarge")),
-        "p3dn.24xlarge",
-        "p4d.24xlarge",
-        "p4de.24xlarge",
-        "p5.48xlarge",
-        "p5e.48xlarge",
-        "p5en.48xlarge",
-        "p6-b200.48xlarge",
-        "p6e-gb200.36xlarge",
-        "trn1.32xlarge",
-        "trn1n.32xlarge",
-        "trn2.48xlarge",
-        "trn2u.48xlarge",
-    }
-)
-# Those whose accelerators' memory the adapter reads and writes itself (same page, "RDMA read" and "RDMA write").
+# Those whose accelerators' memory the adapter reads and writes itself ("RDMA read" and "RDMA write" of the page below).
 _RDMA = frozenset(
     {
         "p4d.24xlarge",
@@ -42,6 +18,21 @@ _RDMA = frozenset(
         "trn1n.32xlarge",
         "trn2.48xlarge",
         "trn2u.48xlarge",
+    }
+)
+
+# "Accelerated computing" types in "Elastic Fabric Adapter", Amazon EC2 User Guide, "Supported instance types"
+# (https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/efa.html), without "ml.".
+_EFA = frozenset(
+    {
+        *(f"g4dn.{size}" for size in ("8xlarge", "12xlarge", "16xlarge", "metal")),
+        *(f"g5.{size}" for size in ("8xlarge", "12xlarge", "16xlarge", "24xlarge", "48xlarge")),
+        *(f"g6.{size}" for size in ("8xlarge", "12xlarge", "16xlarge", "24xlarge", "48xlarge")),
+        *(f"g6e.{size}" for size in ("8xlarge", "12xlarge", "16xlarge", "24xlarge", "48xlarge")),
+        *(f"g7.{size}" for size in ("8xlarge", "12xlarge", "24xlarge", "48xlarge")),
+        *(f"g7e.{size}" for size in ("8xlarge", "12xlarge", "24xlarge", "48xlarge")),
+        "p3dn.24xlarge",
+        *_RDMA,
     }
 )
 

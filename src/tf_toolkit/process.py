@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from tf_toolkit.contract import SIGNAL_BASE
+
+# Linux, <sys/prctl.h>.
+_PR_SET_PDEATHSIG = 1
 
 
 class Command(NamedTuple):
@@ -72,6 +75,21 @@ def shell_status(wait_status: int) -> tuple[int, int | None]:
         number = os.WTERMSIG(wait_status)
         return SIGNAL_BASE + number, number
     return os.WEXITSTATUS(wait_status), None
+
+
+def die_with_parent() -> Callable[[], None]:
+    """To be called in a child before it becomes another program: KILL comes to it when its parent is gone."""
+    import ctypes
+
+    parent, prctl = os.getpid(), ctypes.CDLL(None).prctl
+
+    def arrange() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:
+            # It went before that could be heard of.
+            os._exit(1)
+
+    return arrange
 
 
 def signal_name(number: int) -> str:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import ctypes
 import math
 import os
 import re
@@ -35,21 +34,16 @@ from typing import NamedTuple
 from tf_toolkit import frames, signals
 from tf_toolkit.contract import DOOR, NOT_EXECUTABLE
 from tf_toolkit.lines import Marked
-from tf_toolkit.process import shell_status
-from tf_toolkit.stderr import LOST, KeptStderr, open_pipe
+from tf_toolkit.process import die_with_parent, shell_status
+from tf_toolkit.stderr import LAST_WORDS_SECONDS, LONGEST_END_SECONDS, LOST, KeptStderr, open_pipe
 
 # What a script left running may hold its streams for ever.
 DRAIN_SECONDS = 5.0
-# A traceback so shortly before a script was told to end was its own end.
-_LAST_WORDS_SECONDS = 5.0
-# A script may take long to end after its uncaught exception; a traceback further back was another matter.
-_LONGEST_END_SECONDS = 60.0
 # How often to look, once the script has ended, for what nobody tells.
 _LOOK_SECONDS = 0.2
 _SENT_STDERR_BYTES = 48 * 1024
 _GONE = 1
 _CHUNK = 32 * 1024
-_PR_SET_PDEATHSIG = 1
 _HEADER = b"Traceback (most recent call last):"
 # The traceback of an uncaught exception begins where the program did.
 _UNCAUGHT = re.compile(
@@ -233,10 +227,10 @@ class _Rank:
         now = time.monotonic()
         last = kept.rfind(_HEADER)
         exception_at = stderr.traceback_at if last >= 0 and _UNCAUGHT.match(kept, last) else -math.inf
-        if end.signal_number == signal.SIGTERM and self._told_at - _LAST_WORDS_SECONDS < exception_at < self._told_at:
+        if end.signal_number == signal.SIGTERM and self._told_at - LAST_WORDS_SECONDS < exception_at < self._told_at:
             # Its exception was out, and it was on its way to the end when it was told to.
             end = _End(1, None, exception_at)
-        elif end.status == 1 and end.began - exception_at < _LONGEST_END_SECONDS:
+        elif end.status == 1 and end.began - exception_at < LONGEST_END_SECONDS:
             end = end._replace(began=exception_at)
         message = {
             "type": "ended",
@@ -256,14 +250,6 @@ class _Rank:
 
 def _start(argv: Sequence[str], cwd: str, out: int, err: int) -> subprocess.Popen[bytes]:
     """Raises OSError and ValueError."""
-    parent, prctl = os.getpid(), ctypes.CDLL(None).prctl
-
-    def die_with_parent() -> None:
-        # Whoever kills this process means the script.
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:
-            os._exit(_GONE)
-
     return subprocess.Popen(
         list(argv),
         cwd=cwd,
@@ -272,7 +258,8 @@ def _start(argv: Sequence[str], cwd: str, out: int, err: int) -> subprocess.Pope
         stdout=out,
         stderr=err,
         start_new_session=True,
-        preexec_fn=die_with_parent,
+        # Whoever kills this process means the script.
+        preexec_fn=die_with_parent(),
     )
 
 

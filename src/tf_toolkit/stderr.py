@@ -15,6 +15,10 @@ from typing import Protocol, TextIO
 from tf_toolkit.masking import without
 
 KEPT_BYTES = 64 * 1024
+# A traceback so shortly before a process was told to end was its own end.
+LAST_WORDS_SECONDS = 5.0
+# A process may take long to end after its uncaught exception; a traceback further back was another matter.
+LONGEST_END_SECONDS = 60.0
 # Stands where something is missing.
 LOST = b"\n[...]\n"
 # Pieces that stay in the processor's cache from one copy to the next; larger ones pass more slowly.

@@ -22,8 +22,17 @@ from tf_toolkit import hardware, signals
 from tf_toolkit.contract import FAILURE_GRACE_SECONDS
 from tf_toolkit.errors import ExecuteUserScriptError
 from tf_toolkit.peers import Alone, Peers, Stop
-from tf_toolkit.process import Exit, ProcessSpec, shell_status
-from tf_toolkit.stderr import Around, Passing, Tee, masked, open_pipe, prefixed
+from tf_toolkit.process import Exit, ProcessSpec, die_with_parent, shell_status
+from tf_toolkit.stderr import (
+    LAST_WORDS_SECONDS,
+    LONGEST_END_SECONDS,
+    Around,
+    Passing,
+    Tee,
+    masked,
+    open_pipe,
+    prefixed,
+)
 
 log = logging.getLogger("tf_toolkit")
 
@@ -35,12 +44,7 @@ DRAIN_SECONDS = 10.0
 _SERVER_GRACE_SECONDS = 2.0
 # For what the ranks wrote last to come through, where Open MPI would wait for ranks that are to be killed.
 _AFTER_FAILURE_SECONDS = 0.5
-# A traceback so shortly before a process was told to end was its own end.
-_LAST_WORDS_SECONDS = 5.0
-# A process may take long to end after its uncaught exception; a traceback further back was another matter.
-_LONGEST_END_SECONDS = 60.0
 # Linux, <sys/prctl.h>.
-_PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -91,7 +95,7 @@ class _Child:
                 stdout=writer if spec.stdout_to_stderr else out_writer if pipes_stdout else None,
                 stderr=writer,
                 start_new_session=True,
-                preexec_fn=_die_with_parent() if dies_with_us else None,
+                preexec_fn=die_with_parent() if dies_with_us else None,
             )
         except (OSError, ValueError) as error:
             for end in (reader, *([out_reader] if pipes_stdout else [])):
@@ -123,11 +127,11 @@ class _Child:
         self.popen.returncode = status
         now = time.monotonic()
         dying, told = self.stderr.traceback_at, self.told_at < now
-        if signal_number == signal.SIGTERM and self.told_at - _LAST_WORDS_SECONDS < dying < self.told_at:
+        if signal_number == signal.SIGTERM and self.told_at - LAST_WORDS_SECONDS < dying < self.told_at:
             # Its exception was out, and it was on its way to the end when it was told to.
             status, signal_number, began, told = 1, None, dying, False
         else:
-            began = dying if status == 1 and now - dying < _LONGEST_END_SECONDS else now
+            began = dying if status == 1 and now - dying < LONGEST_END_SECONDS else now
         if self.spec.server and status == 0 and self.told_at == math.inf:
             # It had no reason to end; status 0 is only what it makes of a signal that was not ours.
             status = 1
@@ -396,14 +400,6 @@ def _descendants(spared: set[int]) -> list[int]:
         with contextlib.suppress(psutil.NoSuchProcess):
             found += [child.pid, *(below.pid for below in child.children(recursive=True))]
     return found
-
-
-def _die_with_parent() -> Callable[[], None]:
-    """To be called in the child before it becomes another program: KILL comes to it when the launcher is gone."""
-    import ctypes
-
-    prctl = ctypes.CDLL(None).prctl
-    return lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def _adopt_orphans() -> None:

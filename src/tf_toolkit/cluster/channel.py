@@ -63,7 +63,6 @@ class Channel:
     def __init__(self, place: Place, deliver: Callable[[Message], None], door: Door | None) -> None:
         self._place = place
         self._deliver_here = deliver
-        self._door = door
         self._selector = selectors.DefaultSelector()
         self._posted: collections.deque[Message] = collections.deque()
         self._reader, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
