@@ -189,7 +189,7 @@ def test_a_stop_gives_every_rank_the_time_to_save(tmp_path: Path, name: str, sta
         f"    sys.exit({status})\n"
         "signal.signal(signal.SIGTERM, save)\n"
         "print('up', flush=True)\n"
-        "time.sleep(600)\n"
+        "while True: time.sleep(0.1)\n"
     )
     hosts = Hosts(tmp_path, 2, code, "mpi")
     hosts.start()

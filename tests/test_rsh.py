@@ -238,7 +238,8 @@ if os.environ["PMIX_RANK"] == "1":
     sys.exit(3)
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(print("saved")))
 print("ready")
-time.sleep(600)
+while True:
+    time.sleep(0.1)
 """
     with job(tmp_path, code, HOSTS[:2], options=QUICK) as running:
         process = running.start()

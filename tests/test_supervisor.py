@@ -30,8 +30,8 @@ print(json.dumps({"status": end.status, "signal": end.signal_number, "stopped_by
 """
 
 
-def host(*program: str, grace: float = DEADLINE, **options: object) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-c", HOST, str(grace), *program]
+def host(*words: str, program: str = HOST, grace: float = DEADLINE, **options: object) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", program, str(grace), *words]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
     return subprocess.Popen(command, **pipes)  # type: ignore[call-overload, no-any-return]
 
@@ -150,6 +150,29 @@ def test_signals_reach_the_script_and_its_children(name: str) -> None:
     assert (
         end_of(process)[0] == f'{{"status": 7, "signal": null, "stopped_by": {int(stop) if stop != "null" else stop}}}'
     )
+
+
+TWO = """
+import os, sys
+from tf_toolkit import supervisor
+from tf_toolkit.process import ProcessSpec
+supervisor._HEARING_SECONDS = float(sys.argv[1])
+specs = [ProcessSpec("host", ("sh", "-c", code), dict(os.environ), "/", independent=True) for code in sys.argv[2:]]
+print([end.status for end in supervisor.run(specs, 60)], flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "first", "second", "statuses"),
+    [
+        (DEADLINE, "exit 3", "sleep 1", "[3, 0]"),
+        (DEADLINE, "kill -9 $$", "sleep 1; exit 68", "[137, 68]"),
+        (0.2, "kill -9 $$", "exec sleep 600", "[137, 143]"),
+    ],
+)
+def test_whoever_is_to_tell_the_others_itself(seconds: float, first: str, second: str, statuses: str) -> None:
+    """They end by themselves; but not of a killed one that they had not met yet."""
+    assert end_of(host(first, second, program=TWO, grace=seconds))[0] == statuses
 
 
 def test_under_nohup_a_hang_up_is_ignored(tmp_path: Path) -> None:

@@ -44,6 +44,8 @@ DRAIN_SECONDS = 10.0
 _SERVER_GRACE_SECONDS = 2.0
 # For what the ranks wrote last to come through, where Open MPI would wait for ranks that are to be killed.
 _AFTER_FAILURE_SECONDS = 0.5
+# For hosts to hear from one another that one is gone. Of one that had not joined them yet they never do.
+_HEARING_SECONDS = 35.0
 # Linux, <sys/prctl.h>.
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -231,8 +233,9 @@ class _Run:
             if not goes_on():
                 return
             deadlines = [child.kill_at for child in self._running() if child.kill_at is not None]
-            if time.monotonic() < self.ranks_killed_at < math.inf:
-                deadlines.append(self.ranks_killed_at)
+            for moment in (self.ranks_killed_at, self._failed_at()):
+                if time.monotonic() < moment < math.inf:
+                    deadlines.append(moment)
             signals.sleep(min(deadlines) - time.monotonic() if deadlines else None)
 
     def _running(self) -> list[_Child]:
@@ -298,15 +301,20 @@ class _Run:
     def _end_others_of_failed(self) -> None:
         if self.peers.over or self.ending:
             return
-        failed = [
-            child.exit
-            for child in self._mine()
-            if child.exit is not None and not child.spec.independent and (child.exit.status != 0 or child.spec.server)
-        ]
-        if failed or self.ranks:
+        if self.ranks or self._failed_at() <= time.monotonic():
             self.ending = True
             self.peers.ending(Stop(None))
             self._stop_scripts()
+
+    def _failed_at(self) -> float:
+        """When a process failed that others must not outlive; for one that was to tell them itself, some time later."""
+        moments = [math.inf]
+        for end in (child.exit for child in self._mine() if child.exit is not None):
+            if not end.spec.independent and (end.status != 0 or end.spec.server):
+                moments.append(end.began)
+            elif end.spec.independent and end.signal_number is not None:
+                moments.append(end.began + _HEARING_SECONDS)
+        return min(moments)
 
     def _stop_scripts(self) -> None:
         grace = min(self.stop_grace, FAILURE_GRACE_SECONDS)

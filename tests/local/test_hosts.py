@@ -219,7 +219,8 @@ def stop(number, frame):
 signal.signal(signal.SIGTERM, stop)
 signal.signal(signal.SIGINT, stop)
 print("begun", flush=True)
-time.sleep(600)
+while True:
+    time.sleep(0.1)
 """
 
 
@@ -254,6 +255,9 @@ def test_a_stop_reaches_every_host_and_leaves_nothing_running(desk: Path, number
 
 def test_a_host_that_is_killed_ends_the_job_and_is_named(desk: Path) -> None:
     process = begun(desk, "import time\nprint('begun', flush=True)\ntime.sleep(600)")
+    assert process.stderr is not None
+    while b"[127.0.0.2]" not in (line := process.stderr.readline()) or b"cluster: joined" not in line:
+        assert line
     below = psutil.Process(process.pid).children(recursive=True)
     (killed,) = (
         child

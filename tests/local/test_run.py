@@ -492,7 +492,8 @@ def stop(number, frame):
 signal.signal(signal.SIGTERM, stop)
 signal.signal(signal.SIGINT, stop)
 print("begun", flush=True)
-time.sleep(600)
+while True:
+    time.sleep(0.1)
 """
 
 
