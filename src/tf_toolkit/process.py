@@ -45,7 +45,7 @@ class ProcessSpec(NamedTuple):
     ranks: bool = False
     # Stands before each line of both its streams, which then pass in whole lines.
     prefix: str = ""
-    # Tells the others of its failure itself. They are ended only if a signal kills it, and have time to hear of it first.
+    # Tells the others of its failure itself. They are ended only if a signal kills it, after time to hear of it.
     independent: bool = False
 
 

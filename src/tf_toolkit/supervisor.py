@@ -8,38 +8,25 @@ signal.
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import math
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 
-from tf_toolkit import hardware, signals
+from tf_toolkit import signals
+from tf_toolkit.child import Child
 from tf_toolkit.contract import FAILURE_GRACE_SECONDS
 from tf_toolkit.errors import ExecuteUserScriptError
 from tf_toolkit.peers import Alone, Peers, Stop
-from tf_toolkit.process import Exit, ProcessSpec, die_with_parent, shell_status
-from tf_toolkit.stderr import (
-    LAST_WORDS_SECONDS,
-    LONGEST_END_SECONDS,
-    Around,
-    Passing,
-    Tee,
-    masked,
-    open_pipe,
-    prefixed,
-)
+from tf_toolkit.process import Exit, ProcessSpec
+from tf_toolkit.stderr import Around
 
 log = logging.getLogger("tf_toolkit")
 
 # What a script leaves running when it ends gets TERM, and after this KILL.
-LEFTOVER_GRACE_SECONDS = 5.0
-# How long to wait for standard error to drain once every process that wrote to it is gone.
-DRAIN_SECONDS = 10.0
+_LEFTOVER_GRACE_SECONDS = 5.0
 # What served the scripts gets TERM when all have ended, and after this KILL.
 _SERVER_GRACE_SECONDS = 2.0
 # For what the ranks wrote last to come through, where Open MPI would wait for ranks that are to be killed.
@@ -71,91 +58,6 @@ def run(
         return running.to_the_end()
 
 
-class _Child:
-    """One running process."""
-
-    def __init__(self, spec: ProcessSpec, around: Around, dies_with_us: bool) -> None:
-        self.spec = spec
-        self.oom_kills = hardware.memory().oom_kills
-        self.exit: Exit | None = None
-        self.stopped_by: int | None = None
-        # When it was told to end because another process had failed.
-        self.told_at = math.inf
-        self.kill_at: float | None = None
-        self.when_ended: Callable[[int], None] = lambda status: None
-        reader, writer = open_pipe()
-        pipes_stdout = spec.ranks or bool(spec.prefix)
-        out_reader, out_writer = open_pipe() if pipes_stdout else (-1, -1)
-        # The others may have ended before a companion can listen: its TERM must wait until it does, not kill it.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM} if spec.companion else set())
-        try:
-            self.popen = subprocess.Popen(
-                list(spec.argv),
-                env=dict(spec.env),
-                cwd=spec.cwd,
-                stdin=subprocess.DEVNULL,
-                stdout=writer if spec.stdout_to_stderr else out_writer if pipes_stdout else None,
-                stderr=writer,
-                start_new_session=True,
-                preexec_fn=die_with_parent() if dies_with_us else None,
-            )
-        except (OSError, ValueError) as error:
-            for end in (reader, *([out_reader] if pipes_stdout else [])):
-                os.close(end)
-            raise ExecuteUserScriptError(_why_not_started(spec, error)) from error
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            os.close(writer)
-            if pipes_stdout:
-                os.close(out_writer)
-        self.stderr = Tee(reader, sys.__stderr__, around, _passing(spec))
-        self.tees = [self.stderr]
-        if pipes_stdout:
-            self.tees.append(Tee(out_reader, sys.__stdout__, around, _passing(spec)))
-        for tee in self.tees:
-            tee.start()
-
-    @property
-    def is_script(self) -> bool:
-        """Whether the job is over when this and its like have ended."""
-        return not self.spec.companion and not self.spec.server
-
-    def send(self, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.popen.pid, number)
-
-    def ended(self, wait_status: int) -> None:
-        status, signal_number = shell_status(wait_status)
-        self.popen.returncode = status
-        now = time.monotonic()
-        dying, told = self.stderr.traceback_at, self.told_at < now
-        if signal_number == signal.SIGTERM and self.told_at - LAST_WORDS_SECONDS < dying < self.told_at:
-            # Its exception was out, and it was on its way to the end when it was told to.
-            status, signal_number, began, told = 1, None, dying, False
-        else:
-            began = dying if status == 1 and now - dying < LONGEST_END_SECONDS else now
-        if self.spec.server and status == 0 and self.told_at == math.inf:
-            # It had no reason to end; status 0 is only what it makes of a signal that was not ours.
-            status = 1
-        self.exit = Exit(
-            spec=self.spec,
-            status=status,
-            signal_number=signal_number,
-            stderr=b"",
-            stopped_by=self.stopped_by,
-            oom_kills=hardware.memory().oom_kills - self.oom_kills,
-            began=began,
-            told=told,
-        )
-        self.when_ended(status)
-
-    def report(self) -> Exit:
-        assert self.exit is not None
-        for tee in self.tees:
-            tee.join(DRAIN_SECONDS)
-        return self.exit._replace(stderr=self.stderr.kept.value())
-
-
 class _Run:
     def __init__(self, specs: Sequence[ProcessSpec], stop_grace: float, around: Around, peers: Peers | None) -> None:
         self.stop_grace = stop_grace
@@ -170,7 +72,7 @@ class _Run:
         # A stop signal that another host got and passed on; whoever sent it may have sent it to this host too.
         self.heard: int | None = None
         self.ranks_killed_at = math.inf
-        self.children: list[_Child] = []
+        self.children: list[Child] = []
         self.ranks: list[Exit] = []
         try:
             for spec in specs:
@@ -179,8 +81,8 @@ class _Run:
             self._end_all()
             raise
 
-    def _start(self, spec: ProcessSpec) -> _Child:
-        child = _Child(spec, self.around, self.dies_with_us)
+    def _start(self, spec: ProcessSpec) -> Child:
+        child = Child(spec, self.around, self.dies_with_us)
         self.children.append(child)
         return child
 
@@ -206,7 +108,7 @@ class _Run:
             self.peers.quiet(self.ending)
         return not self.peers.over
 
-    def _mine(self) -> list[_Child]:
+    def _mine(self) -> list[Child]:
         return [child for child in self.children if not child.spec.companion]
 
     def _scripts_run(self) -> bool:
@@ -238,7 +140,7 @@ class _Run:
                     deadlines.append(moment)
             signals.sleep(min(deadlines) - time.monotonic() if deadlines else None)
 
-    def _running(self) -> list[_Child]:
+    def _running(self) -> list[Child]:
         return [child for child in self.children if child.exit is None]
 
     def _escalate(self) -> None:
@@ -324,7 +226,7 @@ class _Run:
             if child.is_script and not child.spec.ranks and child.kill_at is None:
                 self._stop(child, grace)
 
-    def _stop(self, child: _Child, grace: float) -> None:
+    def _stop(self, child: Child, grace: float) -> None:
         if child.exit is None:
             child.told_at = min(child.told_at, time.monotonic())
             child.send(signal.SIGTERM)
@@ -357,10 +259,10 @@ class _Run:
                     child.ended(status)
                     found = True
 
-    def _end_leftovers(self, spared: Sequence[_Child]) -> None:
+    def _end_leftovers(self, spared: Sequence[Child]) -> None:
         """End what the processes left behind: orphans come to us, so whoever is still our child is one."""
-        kill_at = time.monotonic() + LEFTOVER_GRACE_SECONDS
-        give_up_at = kill_at + LEFTOVER_GRACE_SECONDS
+        kill_at = time.monotonic() + _LEFTOVER_GRACE_SECONDS
+        give_up_at = kill_at + _LEFTOVER_GRACE_SECONDS
         told: set[int] = set()
         while time.monotonic() < give_up_at:
             self._reap()
@@ -379,17 +281,6 @@ class _Run:
         for child in self.children:
             child.send(signal.SIGKILL)
         self._loop(lambda: bool(self._running()))
-
-
-def _passing(spec: ProcessSpec) -> Passing | None:
-    """What happens to a process's streams on their way to ours."""
-    if spec.ranks:
-        from tf_toolkit.lines import Lines  # Only a job under Open MPI pays for it.
-
-        return Lines()
-    if spec.prefix:
-        return prefixed(spec.prefix)
-    return None if spec.secrets is None else masked(spec.secrets)
 
 
 def _descendants(spared: set[int]) -> list[int]:
@@ -417,18 +308,3 @@ def _adopt_orphans() -> None:
     import ctypes
 
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-
-
-def _why_not_started(spec: ProcessSpec, error: OSError | ValueError) -> str:
-    program = spec.argv[0]
-    if not isinstance(error, OSError):
-        return f"{program} cannot be started: {error}"
-    remedies = {
-        errno.ENOENT: "there is no such file, or its first line (#!) names an interpreter that is not in the image",
-        errno.EACCES: "it is not executable, or lies on a file system mounted noexec",
-        errno.ENOEXEC: "it is neither a program for this machine nor a script with a '#!' line",
-        errno.E2BIG: "its arguments and environment are more than the kernel takes",
-    }
-    return (
-        f"{program} cannot be started: {os.strerror(error.errno or 0)}: {remedies.get(error.errno or 0, 'see the log')}"
-    )
