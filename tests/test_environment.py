@@ -106,6 +106,7 @@ def test_every_variable_of_a_full_job(job: Job) -> None:
         "PATH": "/bin",
         "TRAINING_JOB_NAME": "job-7",
         "SM_HP_MP_PARAMETERS": "{}",
+        "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONUNBUFFERED": "1",
         "TF_CPP_MIN_LOG_LEVEL": "1",
         "S3_USE_HTTPS": "1",
@@ -202,6 +203,7 @@ def test_every_variable_of_a_full_job(job: Job) -> None:
 
 def test_what_the_user_set_wins(job: Job) -> None:
     mine = {
+        "PYTHONDONTWRITEBYTECODE": "",
         "PYTHONUNBUFFERED": "",
         "TF_CPP_MIN_LOG_LEVEL": "0",
         "S3_USE_HTTPS": "0",

@@ -82,6 +82,8 @@ TABLE: tuple[tuple[str, Callable[[_Facts], Any]], ...] = (
 
 # What the TensorFlow toolkit sets unless the user did.
 DEFAULTS = {
+    # The code may be the user's own directory, mounted, where a container's root would leave files of its own.
+    "PYTHONDONTWRITEBYTECODE": "1",
     # A user sees what is printed when it is printed, also where the image forgot this.
     "PYTHONUNBUFFERED": "1",
     "TF_CPP_MIN_LOG_LEVEL": "1",
