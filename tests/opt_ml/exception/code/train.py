@@ -1,0 +1,4 @@
+from shards.reader import read
+
+print("reading")
+read(17)

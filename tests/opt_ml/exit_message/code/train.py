@@ -1,0 +1,3 @@
+import sys
+
+sys.exit("the training channel is empty")

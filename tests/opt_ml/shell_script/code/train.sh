@@ -1,0 +1,3 @@
+for argument in "$@"; do
+  echo "in $(basename "$PWD"): $argument"
+done

@@ -1,0 +1,3 @@
+"""Nothing but a script: no configuration at all."""
+
+print("trained")
