@@ -518,7 +518,9 @@ def test_another_python_runs_in_a_shell_script(job: Job) -> None:
 def test_python_adds_nothing_to_the_code_directory(job: Job) -> None:
     """It may be the user's own, mounted into a container whose root would own what is added."""
     job.code("helper.py", "")
-    job.code("train.py", "import helper, subprocess, sys; subprocess.check_call([sys.executable, '-c', 'import train2'])")
+    job.code(
+        "train.py", "import helper, subprocess, sys\nsubprocess.check_call([sys.executable, '-c', 'import train2'])"
+    )
     job.code("train2.py", "import helper")
     job.environ["SAGEMAKER_PROGRAM"] = "train.py"
     assert job.train().status == 0
