@@ -156,7 +156,7 @@ TWO = """
 import os, sys
 from tf_toolkit import supervisor
 from tf_toolkit.process import ProcessSpec
-supervisor._HEARING_SECONDS = float(sys.argv[1])
+supervisor.HEARING_SECONDS = float(sys.argv[1])
 specs = [ProcessSpec("host", ("sh", "-c", code), dict(os.environ), "/", independent=True) for code in sys.argv[2:]]
 print([end.status for end in supervisor.run(specs, 60)], flush=True)
 """

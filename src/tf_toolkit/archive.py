@@ -86,21 +86,30 @@ def _untar(archive: Path, mode: str, tree: Tree) -> None:
     import tarfile
 
     with tarfile.open(archive, mode) as tar:  # type: ignore[call-overload]
-        for member in tar:
-            if member.size < 0:
-                # tarfile would come back to it for ever (CVE-2025-8194).
-                raise tarfile.ReadError("a member of negative size")
-            if member.isdir():
-                tree.add_directory(member.name, member.mode)
-            elif member.issym():
-                tree.add_link(member.name, member.linkname)
-            elif member.islnk():
-                tree.add_hard_link(member.name, member.linkname)
-            elif member.isreg():
-                tree.add_file(member.name, member.mode, tar.extractfile(member))
-            else:
-                tree.left_out.append(member.name)
+        add_members(tar, tree)
         _check_end(tar)
+
+
+def add_members(tar: tarfile.TarFile, tree: Tree) -> None:
+    """Write what a tar holds below a directory. Raises tarfile.TarError and OSError."""
+    import tarfile
+
+    for member in tar:
+        if member.size < 0:
+            # tarfile would come back to it for ever (CVE-2025-8194).
+            raise tarfile.ReadError("a member of negative size")
+        if member.isdir():
+            tree.add_directory(member.name, member.mode)
+        elif member.issym():
+            tree.add_link(member.name, member.linkname)
+        elif member.islnk():
+            tree.add_hard_link(member.name, member.linkname)
+        elif member.isreg():
+            content = tar.extractfile(member)
+            assert content is not None
+            tree.add_file(member.name, member.mode, content)
+        else:
+            tree.left_out.append(member.name)
 
 
 def _check_end(tar: tarfile.TarFile) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import TextIO
 
 from tf_toolkit import hardware
 from tf_toolkit.errors import ExecuteUserScriptError
@@ -67,10 +68,10 @@ class Child:
             os.close(writer)
             if pipes_stdout:
                 os.close(out_writer)
-        self.stderr = Tee(reader, sys.__stderr__, around, _passing(spec))
+        self.stderr = Tee(reader, sys.__stderr__, around, _passing(spec, sys.__stderr__))
         self.tees = [self.stderr]
         if pipes_stdout:
-            self.tees.append(Tee(out_reader, sys.__stdout__, around, _passing(spec)))
+            self.tees.append(Tee(out_reader, sys.__stdout__, around, _passing(spec, sys.__stdout__)))
         for tee in self.tees:
             tee.start()
 
@@ -115,14 +116,14 @@ class Child:
         return self.exit._replace(stderr=self.stderr.kept.value())
 
 
-def _passing(spec: ProcessSpec) -> Passing | None:
-    """What happens to a process's streams on their way to ours."""
+def _passing(spec: ProcessSpec, sink: TextIO | None) -> Passing | None:
+    """What happens to a process's streams on their way to ``sink``, which is ours."""
     if spec.ranks:
         from tf_toolkit.lines import Lines  # Only a job under Open MPI pays for it.
 
         return Lines()
     if spec.prefix:
-        return prefixed(spec.prefix)
+        return prefixed(spec.prefix, sink)
     return None if spec.secrets is None else masked(spec.secrets)
 
 

@@ -24,6 +24,7 @@ from tf_toolkit.mpi_options import Option, flag, merged, parameter, variable
 CWD = "/"
 # Ours run with the toolkit alone: not with the user's modules, which PYTHONPATH names and which may be called as ours.
 _PYTHON = (sys.executable, "-E", "-m")
+_RANK = (*_PYTHON, "tf_toolkit.rank")
 _VERSION_SECONDS = 10.0
 # Where it does not say: that of Debian 12.
 _ASSUMED_VERSION = (4, 1)
@@ -42,7 +43,7 @@ class Job(NamedTuple):
     version: tuple[int, ...]
 
 
-def command_line(mpirun: str, job: Job, custom: Sequence[Option]) -> tuple[str, ...]:
+def command_line(mpirun: str, job: Job, custom: Sequence[Option], run: Sequence[str] = _RANK) -> tuple[str, ...]:
     """The command: our options, the user's over them, and what is to run as each rank."""
     if job.version >= (5,) and len(job.hosts) > 1 and network.is_loopback(job.hosts[0]):
         raise JobDescriptionError(
@@ -50,7 +51,7 @@ def command_line(mpirun: str, job: Job, custom: Sequence[Option]) -> tuple[str, 
         )
     runtime = _open_mpi_4(job) if job.version < (5,) else _open_mpi_5(job)
     options = merged(_everywhere(job), runtime, (variable(*item) for item in _exported(job)), custom)
-    return (mpirun, *(word for option in options for word in option.words), *_PYTHON, "tf_toolkit.rank")
+    return (mpirun, *(word for option in options for word in option.words), *run)
 
 
 def _everywhere(job: Job) -> Iterator[Option]:

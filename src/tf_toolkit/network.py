@@ -42,10 +42,10 @@ def interface(named: str, host: str, others: Sequence[str] = ()) -> str:
 
 def _addresses(host: str, others: Sequence[str]) -> Iterator[str]:
     """This host's addresses: those of its name, and those that it has for the others."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError):
         yield from (str(entry[4][0]) for entry in socket.getaddrinfo(host, None))
     for other in others:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             for family, _, _, _, address in socket.getaddrinfo(other, _ANY_PORT, type=socket.SOCK_DGRAM):
                 with socket.socket(family, socket.SOCK_DGRAM) as connection:
                     # Sends nothing; it only looks up the route.

@@ -24,6 +24,8 @@ LOST = b"\n[...]\n"
 # Pieces that stay in the processor's cache from one copy to the next; larger ones pass more slowly.
 _CHUNK = 32 * 1024
 _PIPE_SIZE = 256 * 1024
+# Cyan, yellow, green, magenta and blue of a terminal; red looks like a mistake.
+_COLOURS = (36, 33, 32, 35, 34)
 _TRACEBACK_HEADER = b"Traceback (most recent call last):"
 # fcntl.F_SETPIPE_SZ, which Python names from 3.10 on.
 _F_SETPIPE_SZ = 1031
@@ -103,14 +105,25 @@ def masked(secrets: Collection[str]) -> Passing:
     return WholeLines(lambda lines: _without(lines, secrets))
 
 
-def prefixed(prefix: str) -> Passing:
-    """Every line begins with who wrote it, and has an end."""
-    start = prefix.encode()
+def prefixed(prefix: str, sink: TextIO | None) -> Passing:
+    """Every line begins with who wrote it, in a colour of its own where ``sink`` shows any, and has an end."""
+    start = (_coloured(prefix) if _shows_colours(sink) else prefix).encode()
 
     def change(lines: bytes) -> bytes:
         return b"".join(start + line + b"\n" for line in lines.removesuffix(b"\n").split(b"\n"))
 
     return WholeLines(change)
+
+
+def _shows_colours(sink: TextIO | None) -> bool:
+    # https://no-color.org
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") == "dumb"
+    return sink is not None and sink.isatty() and not plain
+
+
+def _coloured(prefix: str) -> str:
+    # Neighbours differ, for their names do in one digit.
+    return f"\x1b[{_COLOURS[sum(prefix.encode()) % len(_COLOURS)]}m{prefix.rstrip()}\x1b[0m "
 
 
 class Tee(threading.Thread):
@@ -133,7 +146,7 @@ class Tee(threading.Thread):
             if _TRACEBACK_HEADER in piece:
                 self.traceback_at = time.monotonic()
             with self._around(piece):
-                if sink >= 0 and not _write(sink, piece):
+                if sink >= 0 and not write_all(sink, piece):
                     # Nobody reads our stream any more. Go on reading, so that the script does not block.
                     sink = -1
         os.close(self._source)
@@ -152,7 +165,8 @@ def _without(lines: bytes, secrets: Collection[str]) -> bytes:
     return without(lines.decode("utf-8", "surrogateescape"), secrets).encode("utf-8", "surrogateescape")
 
 
-def _write(sink: int, chunk: bytes) -> bool:
+def write_all(sink: int, chunk: bytes) -> bool:
+    """Write all of it, however slowly it is read; False where nobody reads it any more."""
     view = memoryview(chunk)
     while view:
         try:

@@ -32,7 +32,7 @@ _SERVER_GRACE_SECONDS = 2.0
 # For what the ranks wrote last to come through, where Open MPI would wait for ranks that are to be killed.
 _AFTER_FAILURE_SECONDS = 0.5
 # For hosts to hear from one another that one is gone. Of one that had not joined them yet they never do.
-_HEARING_SECONDS = 35.0
+HEARING_SECONDS = 35.0
 # Linux, <sys/prctl.h>.
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -215,7 +215,7 @@ class _Run:
             if not end.spec.independent and (end.status != 0 or end.spec.server):
                 moments.append(end.began)
             elif end.spec.independent and end.signal_number is not None:
-                moments.append(end.began + _HEARING_SECONDS)
+                moments.append(end.began + HEARING_SECONDS)
         return min(moments)
 
     def _stop_scripts(self) -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import DUMP, everything, explained, finish, script, start, tf_toolkit
 
+from command_line import DUMP, everything, explained, finish, script, start, tf_toolkit
 from conftest import DEADLINE, Job, wait_until
 from hosts import Hosts
 

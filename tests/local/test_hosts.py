@@ -9,8 +9,8 @@ from typing import Any
 
 import psutil
 import pytest
-from command_line import everything, explained, finish, script, start, tf_toolkit
 
+from command_line import everything, explained, finish, script, start, tf_toolkit
 from tf_toolkit import contract
 from tf_toolkit.local import hosts, tree
 from tf_toolkit.local.job import job

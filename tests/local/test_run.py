@@ -11,10 +11,10 @@ from typing import Any
 
 import psutil
 import pytest
-from command_line import DUMP, everything, finish, script, start, tf_toolkit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from command_line import DUMP, everything, finish, script, start, tf_toolkit
 from conftest import DEADLINE
 from tf_toolkit.config import decode, read_config
 from tf_toolkit.contract import RESERVED, Paths

@@ -13,8 +13,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from command_line import script, start, tf_toolkit
 
+from command_line import script, start, tf_toolkit
 from conftest import DEADLINE, wait_until
 
 # It holds the job at its second stage until it may go on.
@@ -231,3 +231,21 @@ def test_a_terminal_for_the_log_only(desk: Path) -> None:
     assert process.stdout.read() == BAR
     assert process.wait(DEADLINE) == 0
     terminal.end()
+
+
+@pytest.mark.parametrize(("given", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)])
+def test_hosts_have_colours_of_their_own_on_a_terminal_only(desk: Path, given: dict[str, str], coloured: bool) -> None:
+    (desk / "gate").touch()
+    script(desk, "print('trained')")
+    terminal = Terminal()
+    words = ("run", "train.py", "--hosts", "2")
+    process = start(desk, *words, variables=variables(desk, **given), stdout=terminal.device)
+    _, log = process.communicate(timeout=DEADLINE)
+    written = terminal.end()
+
+    plain = {b"[127.0.0.1] trained", b"[127.0.0.2] trained"}
+    assert set(re.sub(rb"\x1b\[\d+m", b"", written).splitlines()) == plain
+    colours = dict(re.findall(rb"^\x1b\[(\d+)m(\[\S+\])\x1b\[0m ", written, re.MULTILINE))
+    assert len(colours) == (2 if coloured else 0)
+    assert coloured or b"\x1b" not in written
+    assert b"\x1b" not in log

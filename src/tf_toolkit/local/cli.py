@@ -1,7 +1,8 @@
 """The program ``tf-toolkit``: words of the command line in, one line for each mistake out.
 
 Exit status: of ``run``, its job's; of ``explain``, 0, or what ``train`` would end with for a job that is described
-wrongly; 2 for a wrong command line; 1 for a file that the system denies; 128+N for signal N.
+wrongly; of ``doctor``, 0, or 1 where a check failed; 2 for a wrong command line; 1 for a file that the system denies;
+125 for what Docker does not do; 128+N for signal N.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from typing import NoReturn
 import tf_toolkit
 from tf_toolkit.contract import SIGNAL_BASE, Paths
 from tf_toolkit.errors import Stopped, ToolkitError
-from tf_toolkit.local import hosts
+from tf_toolkit.local import hosts, image
+from tf_toolkit.local.doctor import doctor
 from tf_toolkit.local.explain import explain_job, explain_tree
-from tf_toolkit.local.job import RUNS, Job, UsageError, job
+from tf_toolkit.local.job import RUNS, Container, Job, UsageError, job
 from tf_toolkit.local.run import run
 from tf_toolkit.local.terminal import say
 
@@ -28,6 +30,11 @@ _RUN = """\
 Run a training job on this machine: the same `train` that a container runs on the platform, over a tree like /opt/ml
 that is built for it. No container and no cloud account are needed. Nothing is copied: the script sees your code and
 data through links.
+
+With --image each host is a container of that image, on the Docker daemon that DOCKER_HOST names. Your code is copied
+into it (but no .git, __pycache__, virtual environments, and folders that are channels), channels are mounted read-only,
+requirements.txt is installed there, and of your environment nothing but --env goes in. At the end model and output are
+copied out, and no container, network or volume is left.
 
 The script runs in its source directory, with the Python that tf-toolkit is installed in. Its hyperparameters are its
 arguments, and the words behind -- follow them; SM_MODEL_DIR, SM_CHANNEL_TRAIN and the other SM_* variables are set as
@@ -40,9 +47,10 @@ examples:
   tf-toolkit run train.py --source-dir src --channel train=data/train --channel test=data/test.csv --requirements
   tf-toolkit run train.py --output out -- --verbose
   tf-toolkit run train.py --hosts 2 --distribution mpi --processes-per-host 2
+  tf-toolkit run train.py --train data/train --image tf-toolkit:cpu --memory 4g --cpus 2 --env WANDB_MODE=offline
 
 The exit status is the job's: 0 when it succeeded, else the script's own, 128+N when signal N killed it. Ctrl-C and TERM
-are passed on to the script, on every host, which may save what it has.
+are passed on to the script, on every host, which may save what it has. It is 125 when Docker cannot run the job.
 """
 _EXPLAIN = """\
 Print what a job comes down to: hosts, channels, strategy, command, arguments and variables. Nothing is started,
@@ -68,6 +76,19 @@ _EXPLAIN_JSON = """\
                           variables, name: value; left_out, names of variables too large for the environment
   warnings                lines
 What is not known is so because the code is not on this machine.
+"""
+_DOCTOR = """\
+Say whether this image and this machine are fit for training jobs: a line for each check, with what was found. Below a
+warning or a failure stands what to do about it. Nothing is installed or left behind.
+
+A warning is about what only some jobs need. Frameworks and Open MPI are tried out, which takes half a minute on a small
+machine; what hangs is ended, and fails. The job's description, at SAGEMAKER_BASE_DIR or /opt/ml, is looked at where
+there is one.
+"""
+_DOCTOR_JSON = """\
+--json prints one list of objects with the keys check, state (pass, warn, fail), found, remedy (or null).
+
+The exit status is 0 when nothing failed, else 1.
 """
 
 # Of `run`, and of `explain` where it explains what that would do.
@@ -146,6 +167,7 @@ def _parser() -> argparse.ArgumentParser:
     run_parser = _command(commands, "run", "run a training job on this machine", _RUN, _RUN_EXAMPLES)
     run_parser.add_argument("script", metavar="SCRIPT", help="the script that trains: a .py or .sh file, or a program")
     _add_options(run_parser)
+    _add_image_options(run_parser)
     run_parser.set_defaults(function=_run)
     explain_parser = _command(commands, "explain", "print what a job comes down to", _EXPLAIN, _EXPLAIN_JSON)
     explain_parser.add_argument("script", metavar="SCRIPT", nargs="?", help="as of `run`")
@@ -153,6 +175,10 @@ def _parser() -> argparse.ArgumentParser:
     explain_parser.add_argument("--tree", metavar="DIR", help="explain the tree at DIR, which is like /opt/ml")
     explain_parser.add_argument("--json", action="store_true", help="print one JSON object")
     explain_parser.set_defaults(function=_explain)
+    doctor_parser = _command(commands, "doctor", "say whether this image and machine are fit", _DOCTOR, _DOCTOR_JSON)
+    doctor_parser.usage = "tf-toolkit doctor [--json]"
+    doctor_parser.add_argument("--json", action="store_true", help="print one JSON list")
+    doctor_parser.set_defaults(function=_doctor)
     return parser
 
 
@@ -202,7 +228,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "--requirements",
         action="store_true",
         help="install the requirements.txt beside the code into the environment of this Python first; without it "
-        "nothing is installed",
+        "nothing is installed; a container installs it always, as on the platform",
     )
     parser.add_argument(
         "--output",
@@ -230,7 +256,23 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _job(given: argparse.Namespace, arguments: Sequence[str]) -> Job:
+def _add_image_options(parser: argparse.ArgumentParser) -> None:
+    options = parser.add_argument_group("containers")
+    options.add_argument(
+        "--image", metavar="IMAGE", help="run each host in a container of this image, which has `train`"
+    )
+    options.add_argument("--gpus", metavar="N", help="how many GPUs each container has, or `all`; default: none")
+    options.add_argument("--memory", metavar="SIZE", help="how much memory each may use, such as 512m or 2g")
+    options.add_argument("--cpus", metavar="C", help="how many CPUs each may use, such as 2 or 1.5")
+    options.add_argument(
+        "--env",
+        metavar="NAME[=VALUE]",
+        action="append",
+        help="a variable of the script's environment; without VALUE that which it has here",
+    )
+
+
+def _job(given: argparse.Namespace, arguments: Sequence[str], container: Container | None = None) -> Job:
     return job(
         script=given.script,
         source_dir=given.source_dir,
@@ -242,11 +284,15 @@ def _job(given: argparse.Namespace, arguments: Sequence[str]) -> Job:
         hosts=given.hosts,
         distribution=given.distribution,
         processes_per_host=given.processes_per_host,
+        container=container,
     )
 
 
 def _run(given: argparse.Namespace, arguments: Sequence[str]) -> int:
-    return run(_job(given, arguments), os.environ)
+    container = image.container(
+        given.image, given.gpus, given.memory, given.cpus, given.env, environ=os.environ, arguments=arguments
+    )
+    return run(_job(given, arguments, container), os.environ)
 
 
 def _explain(given: argparse.Namespace, arguments: Sequence[str]) -> int:
@@ -262,3 +308,9 @@ def _explain(given: argparse.Namespace, arguments: Sequence[str]) -> int:
         raise UsageError(f"--tree {given.tree!r}: no such directory; give one that is like /opt/ml")
     explain_tree(tree, os.environ, arguments, given.json)
     return 0
+
+
+def _doctor(given: argparse.Namespace, arguments: Sequence[str]) -> int:
+    if arguments:
+        raise UsageError("doctor runs no script, so nothing can follow --")
+    return doctor(os.environ, given.json)

@@ -29,8 +29,13 @@ _FLAGS = {
 DISTRIBUTIONS = tuple(_FLAGS)
 
 
-def names(hosts: int, distribution: str | None) -> tuple[str, ...]:
-    """The hosts' names: addresses of the loopback interface, which all of 127.0.0.0/8 leads to."""
+def names(hosts: int, distribution: str | None, in_containers: bool) -> tuple[str, ...]:
+    """The hosts' names: addresses of the loopback interface, which all of 127.0.0.0/8 leads to.
+
+    Containers have a network of their own, and names as on the platform.
+    """
+    if in_containers:
+        return tuple(f"algo-{number}" for number in range(1, hosts + 1))
     if hosts == 1 and distribution is None:
         return (ALONE,)
     return tuple(f"127.0.0.{number}" for number in range(1, hosts + 1))
@@ -52,9 +57,15 @@ def variables(hosts: tuple[str, ...], environ: Mapping[str, str]) -> dict[str, s
     """What every host's `train` finds in its environment besides what the job itself says."""
     if hosts == (ALONE,):
         return {}
-    # Made from the job it could be guessed by whoever else is on this machine.
-    key = environ.get(contract.CLUSTER_KEY) or secrets.token_hex(32)
-    return {contract.CLUSTER_KEY: key, contract.LOCAL_PORTS: str(_free_ports(_PORTS_PER_HOST * len(hosts)))}
+    return {
+        contract.CLUSTER_KEY: key(environ),
+        contract.LOCAL_PORTS: str(_free_ports(_PORTS_PER_HOST * len(hosts))),
+    }
+
+
+def key(environ: Mapping[str, str]) -> str:
+    """What the hosts know one another by. Made from the job it could be guessed by whoever else is on this machine."""
+    return environ.get(contract.CLUSTER_KEY) or secrets.token_hex(32)
 
 
 def _free_ports(count: int) -> int:

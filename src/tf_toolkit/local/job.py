@@ -27,6 +27,20 @@ class UsageError(ToolkitError):
     exit_code = 2
 
 
+class Container(NamedTuple):
+    """What a host of the job is, with --image."""
+
+    image: str
+    # How many, -1 for all; None for none.
+    gpus: int | None
+    # In bytes.
+    memory: int | None
+    # In billionths of a CPU.
+    nano_cpus: int | None
+    # Of its environment; nothing else of the person's goes there.
+    variables: dict[str, str]
+
+
 class Job(NamedTuple):
     """What ``run`` runs. Every path is absolute."""
 
@@ -43,6 +57,8 @@ class Job(NamedTuple):
     arguments: tuple[str, ...]
     requirements: bool
     hosts: tuple[str, ...]
+    # None where the hosts are processes of this machine.
+    container: Container | None
 
     def tree(self, host: str) -> Paths:
         """Where the host's tree is built."""
@@ -51,6 +67,10 @@ class Job(NamedTuple):
     def tree_below(self, root: Path, host: str) -> Paths:
         """The same, with ``root`` in place of the job's own."""
         return Paths(root if len(self.hosts) == 1 else root / host)
+
+    def inside(self, host: str) -> Paths:
+        """Where the host itself finds its tree."""
+        return self.tree(host) if self.container is None else Paths(Path(contract.BASE_DIR))
 
     @property
     def model(self) -> Path:
@@ -69,6 +89,7 @@ def job(
     hosts: int | None = None,
     distribution: str | None = None,
     processes_per_host: int | None = None,
+    container: Container | None = None,
 ) -> Job:
     """The job of a command line's words. Raises UsageError."""
     _check_hosts(hosts, distribution, processes_per_host)
@@ -89,7 +110,8 @@ def job(
         },
         arguments=tuple(arguments),
         requirements=requirements,
-        hosts=local_hosts.names(1 if hosts is None else hosts, distribution),
+        hosts=local_hosts.names(1 if hosts is None else hosts, distribution, container is not None),
+        container=container,
     )
     _check_apart(described)
     return described

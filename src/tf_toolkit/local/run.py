@@ -1,4 +1,7 @@
-"""``tf-toolkit run``: the program ``train`` as a process of this machine for each host, over a tree built for it."""
+"""``tf-toolkit run``: the program ``train`` as a process of this machine for each host, over a tree built for it.
+
+With --image each host is a container instead: containers/
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from pathlib import Path
 
 from tf_toolkit import contract, signals, supervisor
 from tf_toolkit.local import hosts, tree
-from tf_toolkit.local.job import Job
+from tf_toolkit.local.job import Container, Job
 from tf_toolkit.local.terminal import progress, say
 from tf_toolkit.process import ProcessSpec
 from tf_toolkit.requirements import REQUIREMENTS_FILE
@@ -37,16 +40,27 @@ _STALE_PREFIXES = ("SM_HP_", "SM_CHANNEL_")
 def run(job: Job, environ: Mapping[str, str]) -> int:
     """Run the job to its end; the exit status of its ``train``, or of the first host's that failed."""
     with tree.claimed(job):
-        with signals.interruptible():
-            tree.build(job, job.root)
-        if not job.requirements and (job.source / REQUIREMENTS_FILE).is_file():
-            say(f"{REQUIREMENTS_FILE} is not installed; --requirements installs it into this Python's environment")
-        specs = [_train(job, host, variables) for host, variables in variables_of(job, environ).items()]
-        with _around(job) as around:
-            exits = supervisor.run(specs, _grace(environ), around)
-    status = next((end.status for end in exits if end.status != 0), 0)
+        statuses = _run_processes(job, environ) if job.container is None else _run_containers(job, job.container)
+    status = next((status for status in statuses if status != 0), 0)
     _say_where(job, status)
     return status
+
+
+def _run_containers(job: Job, container: Container) -> list[int]:
+    # Only who asks for containers pays for what they take.
+    from tf_toolkit.local.containers import run_in_containers
+
+    return run_in_containers(job, container, _grace(container.variables))
+
+
+def _run_processes(job: Job, environ: Mapping[str, str]) -> list[int]:
+    with signals.interruptible():
+        tree.build(job, job.root)
+    if not job.requirements and (job.source / REQUIREMENTS_FILE).is_file():
+        say(f"{REQUIREMENTS_FILE} is not installed; --requirements installs it into this Python's environment")
+    specs = [_train(job, host, variables) for host, variables in variables_of(job, environ).items()]
+    with _around(job) as around:
+        return [end.status for end in supervisor.run(specs, _grace(environ), around)]
 
 
 def _train(job: Job, host: str, variables: Mapping[str, str]) -> ProcessSpec:

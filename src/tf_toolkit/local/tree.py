@@ -22,25 +22,28 @@ from tf_toolkit.local.job import Job, UsageError
 # In a directory of that name lies a tree of ours, which the next run may replace.
 MARKER = ".tf-toolkit-run"
 # All hosts are this machine, and this is the one interface that every machine has.
-INTERFACE = "lo"
-# The directory of one of several hosts.
-_HOSTS = "127.0.0.*"
+_INTERFACE = "lo"
+# Docker's name for it.
+_CONTAINER_INTERFACE = "eth0"
+# The directory of one of several hosts, whose names are hosts.py's.
+_HOSTS = ("127.0.0.*", "algo-[1-9]*")
 
 
 def documents(job: Job, host: str) -> dict[str, dict[str, Any]]:
     """The three configuration files of a host: name and content."""
+    container = job.container
     return {
         contract.RESOURCE_CONFIG_FILE: {
             "current_host": host,
             "hosts": list(job.hosts),
-            "network_interface_name": INTERFACE,
-            "current_instance_type": "local",
+            "network_interface_name": _INTERFACE if container is None else _CONTAINER_INTERFACE,
+            "current_instance_type": "local" if container is None or container.gpus is None else "local_gpu",
         },
         contract.INPUT_DATA_CONFIG_FILE: {name: {"TrainingInputMode": "File"} for name in job.channels},
         # The SDK encodes what it sends itself as JSON; a person's own values are text, as on the platform.
         contract.HYPERPARAMETERS_FILE: {
             contract.PROGRAM: json.dumps(job.program),
-            contract.SUBMIT_DIRECTORY: json.dumps(str(job.tree(host).code)),
+            contract.SUBMIT_DIRECTORY: json.dumps(str(job.inside(host).code)),
             contract.JOB_NAME: json.dumps(job.name),
             contract.LOG_LEVEL: "20",
             **job.hyperparameters,
@@ -85,7 +88,8 @@ def claimed(job: Job) -> Iterator[None]:
 
 
 def _empty(root: Path) -> None:
-    trees = [Paths(root), *(Paths(path) for path in sorted(root.glob(_HOSTS)) if not path.is_symlink())]
+    hosts = sorted(path for pattern in _HOSTS for path in root.glob(pattern) if not path.is_symlink())
+    trees = [Paths(root), *map(Paths, hosts)]
     for paths in trees:
         if paths.code.exists() and not paths.code.is_symlink():
             raise UsageError(f"{str(paths.code)!r} is not the link that an earlier run made; give another --output")

@@ -1,4 +1,4 @@
-"""`tf-toolkit` as a person starts it, for the tests of this folder."""
+"""`tf-toolkit` as a person starts it."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def start(
     )
 
 
-def finish(process: subprocess.Popen[bytes], directory: Path) -> Result:
+def finish(process: subprocess.Popen[bytes], directory: Path, deadline: float = DEADLINE) -> Result:
     try:
-        stdout, stderr = process.communicate(timeout=DEADLINE)
+        stdout, stderr = process.communicate(timeout=deadline)
     except subprocess.TimeoutExpired:
         process.kill()
         raise
