@@ -86,10 +86,29 @@ def ours() -> Path:
     return environment("tf-toolkit", [(str(wheel()),)])
 
 
-class Job:
-    """A tree like /opt/ml with one script in it, for any launcher, and the environment to start one in."""
+def docker(*arguments: str) -> str:
+    done = subprocess.run(
+        ["docker", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    if done.returncode:
+        raise SystemExit(f"docker {' '.join(arguments)} failed:\n{done.stdout}")
+    return done.stdout
 
-    def __init__(self, root: Path, script: str) -> None:
+
+def image() -> str:
+    """Our CPU image, built of the sources as they are; Docker keeps what did not change."""
+    say("building the images")
+    command = [str(ROOT / "scripts" / "build"), "cpu", "--tag", "tf-toolkit:benchmark"]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+
+
+class Job:
+    """A tree like /opt/ml with one script in it, for any launcher, and the environment to start one in.
+
+    ``mounted`` is where the launcher finds it, if not where it lies.
+    """
+
+    def __init__(self, root: Path, script: str, mounted: Path | None = None) -> None:
         self.root = root
         self.script = root / "code" / "train.py"
         for folder in ("code", "input/config", "model", "output/data"):
@@ -100,7 +119,7 @@ class Job:
             # JSON in strings, as the service sends them.
             {
                 "sagemaker_program": '"train.py"',
-                "sagemaker_submit_directory": json.dumps(str(root / "code")),
+                "sagemaker_submit_directory": json.dumps(str((mounted or root) / "code")),
                 "sagemaker_region": '"us-west-2"',
                 "epochs": "10",
             },

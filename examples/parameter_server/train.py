@@ -82,7 +82,10 @@ def main() -> None:
     images, labels = load(arguments.test)
     accuracy = np.mean(model(images).numpy().argmax(axis=1) == labels)
     print(f"test accuracy: {accuracy:.3f}")
-    model.export(str(arguments.sm_model_dir / "1"))
+    # The model's variables lie on all hosts and would be saved there; those of a copy are all here.
+    copy = build_model()
+    copy.set_weights(model.get_weights())
+    copy.export(str(arguments.sm_model_dir / "1"))
 
 
 if __name__ == "__main__":

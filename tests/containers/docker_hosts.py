@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+import shutil
 import subprocess
 import time
 import uuid
@@ -19,6 +20,8 @@ import docker
 from conftest import Job, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+# The last with tf.estimator, and the newest.
+ESTIMATOR, NEWEST = TENSORFLOWS = ("2.15.1", "2.21.0")
 # Ten times what is aimed at: 2 s where a process died, 35 s where only silence tells that a host is gone.
 DIED = 20.0
 SILENT = 350.0
@@ -29,11 +32,11 @@ PARAMETER_SERVERS = {"sagemaker_parameter_server_enabled": True}
 
 
 @functools.cache
-def image(*options: str, tag: str = "tf-toolkit:test") -> str:
-    """The image of the working tree, built once in a session; Docker keeps the layers that did not change."""
-    built = subprocess.run(
-        [ROOT / "scripts" / "build", *options, "--tag", tag], capture_output=True, text=True, check=False
-    )
+def image(tensorflow: str = NEWEST) -> str:
+    """The CPU image of the working tree with Horovod, built once in a session; Docker keeps what did not change."""
+    tag = f"tf-toolkit:test-{tensorflow}"
+    words = [str(ROOT / "scripts" / "build"), "cpu", "--tensorflow", tensorflow, "--horovod", "--tag", tag]
+    built = subprocess.run(words, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr[-4000:]
     return tag
 
@@ -116,8 +119,7 @@ class Hosts:
     def __init__(self, root: Path, image: str) -> None:
         self._root = root
         self._image = image
-        # The folder docker/ is what mypy takes for the package.
-        self._client: Any = docker.from_env()  # type: ignore[attr-defined]
+        self._client: Any = docker.from_env()
         self._name = f"tf-toolkit-test-{uuid.uuid4().hex[:8]}"
         self._network = self._client.networks.create(self._name, driver="bridge")
         self._trees: dict[str, Job] = {}
@@ -148,7 +150,7 @@ class Hosts:
         names: tuple[str, ...] = ("algo-1", "algo-2"),
         interface: str = "eth0",
     ) -> None:
-        """Write a tree for each host: one of tests/programs with its hyperparameters."""
+        """Write a tree for each host: one of tests/programs, or another file, with its hyperparameters."""
         for name in names:
             tree = self._trees[name] = Job(self._root / name)
             tree.program(program)
@@ -160,6 +162,12 @@ class Hosts:
             for folder in (tree.root, tree.root / "code"):
                 # For hosts whose user is not the test's.
                 folder.chmod(0o777)
+
+    def channels(self, folder: Path) -> None:
+        """Give every host the folders in this one as channels."""
+        for tree in self._trees.values():
+            shutil.copytree(folder, tree.root / "input" / "data")
+            tree.config("inputdataconfig", {path.name: {"TrainingInputMode": "File"} for path in folder.iterdir()})
 
     def start(self, *names: str, hostname: bool = True, **options: Any) -> None:
         """Start the hosts with these names, all if none is given; ``options`` are those of docker-py."""

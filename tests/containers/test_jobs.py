@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from docker_hosts import MIRRORED, MPI, Hosts, image, seen
+from docker_hosts import MIRRORED, MPI, TENSORFLOWS, Hosts, image, seen
 
 pytestmark = pytest.mark.containers
 
@@ -131,8 +131,9 @@ def test_multi_worker_mirrored_hosts_end_together(hosts: Hosts) -> None:
         assert f"trained on {name}" in hosts[name].output(stderr=False)
 
 
-def test_horovod_adds_up_over_two_hosts(tmp_path: Path) -> None:
-    with Hosts(tmp_path, image("--horovod", tag="tf-toolkit:test-horovod")) as hosts:
+@pytest.mark.parametrize("tensorflow", TENSORFLOWS)
+def test_horovod_adds_up_over_two_hosts(tmp_path: Path, tensorflow: str) -> None:
+    with Hosts(tmp_path, image(tensorflow)) as hosts:
         hosts.describe("containers/horovod_sums.py", TWO_EACH)
         hosts.start()
 
