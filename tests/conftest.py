@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -128,15 +129,15 @@ def job(tmp_path: Path) -> Job:
     return Job(tmp_path / "ml")
 
 
-@pytest.fixture(scope="session")
-def s3_url() -> Iterator[str]:
-    """A local S3 endpoint of its own process (moto's server)."""
+@contextlib.contextmanager
+def s3_server(address: str) -> Iterator[str]:
+    """A local S3 endpoint of its own process (moto's server) at this machine's address; its URL."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((address, 0))
         port = probe.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
+    url = f"http://{address}:{port}"
     server = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        [sys.executable, "-m", "moto.server", "-H", address, "-p", str(port)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -156,6 +157,12 @@ def s3_url() -> Iterator[str]:
         server.wait()
 
 
+@pytest.fixture(scope="session")
+def s3_url() -> Iterator[str]:
+    with s3_server("127.0.0.1") as url:
+        yield url
+
+
 AWS_ENVIRON = {
     "AWS_ACCESS_KEY_ID": "testing",
     "AWS_SECRET_ACCESS_KEY": "testing-secret-value",
@@ -165,18 +172,22 @@ AWS_ENVIRON = {
 }
 
 
-@pytest.fixture
-def s3(s3_url: str) -> Any:
-    """A boto3 client of the local endpoint."""
+def s3_client(url: str) -> Any:
+    """A boto3 client of a local endpoint."""
     import boto3
 
     return boto3.client(
         "s3",
-        endpoint_url=s3_url,
+        endpoint_url=url,
         region_name="us-west-2",
         aws_access_key_id=AWS_ENVIRON["AWS_ACCESS_KEY_ID"],
         aws_secret_access_key=AWS_ENVIRON["AWS_SECRET_ACCESS_KEY"],
     )
+
+
+@pytest.fixture
+def s3(s3_url: str) -> Any:
+    return s3_client(s3_url)
 
 
 def _skip_fails_in_ci(report: Any) -> Any:
