@@ -206,3 +206,20 @@ def pytest_runtest_makereport() -> Generator[None, Any, Any]:
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report() -> Generator[None, Any, Any]:
     return _skip_fails_in_ci((yield))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests in containers come last."""
+    items.sort(key=_needs_containers)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Their images are built while the others run."""
+    if {True, False} == {_needs_containers(item) for item in session.items}:
+        from docker_hosts import build_images
+
+        build_images()
+
+
+def _needs_containers(item: pytest.Item) -> bool:
+    return item.get_closest_marker("containers") is not None

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+import threading
 import time
 import uuid
 from collections.abc import Mapping
@@ -31,9 +32,22 @@ MIRRORED = {"sagemaker_multi_worker_mirrored_strategy_enabled": True}
 PARAMETER_SERVERS = {"sagemaker_parameter_server_enabled": True}
 
 
-@functools.cache
+_building = threading.Lock()
+
+
 def image(tensorflow: str = NEWEST) -> str:
     """The CPU image of the working tree with Horovod, built once in a session; Docker keeps what did not change."""
+    with _building:
+        return _built(tensorflow)
+
+
+def build_images() -> None:
+    """Build them all, beside tests that need none: a first time takes minutes."""
+    threading.Thread(target=lambda: [image(tensorflow) for tensorflow in TENSORFLOWS], daemon=True).start()
+
+
+@functools.cache
+def _built(tensorflow: str) -> str:
     tag = f"tf-toolkit:test-{tensorflow}"
     words = [str(ROOT / "scripts" / "build"), "cpu", "--tensorflow", tensorflow, "--horovod", "--tag", tag]
     built = subprocess.run(words, capture_output=True, text=True, check=False)
