@@ -115,7 +115,8 @@ def test_a_network_cut(hosts: Hosts, distribution: str, lost: str) -> None:
 
 @pytest.mark.parametrize("host", ["algo-1", "algo-2"])
 def test_a_parameter_server_killed(hosts: Hosts, host: str) -> None:
-    hosts.describe("containers/wait.sh", PARAMETER_SERVERS)
+    # With one server on each host.
+    hosts.describe("containers/wait.sh", {**PARAMETER_SERVERS, "sagemaker_parameter_server_mode": "estimator"})
     hosts.start()
     for name in ("algo-1", "algo-2"):
         hosts[name].wait_for("serves at", deadline=200)
@@ -137,7 +138,7 @@ def test_a_host_that_never_comes_is_named(hosts: Hosts, distribution: str, here:
     hosts.start(here, environment={"TF_TOOLKIT_CLUSTER_WAIT": "3"})
 
     assert hosts.ends(60) == {here: 68}
-    assert re.match(f"cluster: host {missing} never came within [34] s: ", hosts[here].headline)
+    assert re.match(rf"cluster: host {missing} never came within \d+ s: ", hosts[here].headline)
 
 
 @BOTH
