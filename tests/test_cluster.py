@@ -69,6 +69,8 @@ def test_an_exception_is_the_cause_though_another_host_ends_before(tmp_path: Pat
         "    atexit.register(linger)\n"
         "    raise ValueError('the first')\n"
         "while not os.path.exists(mark): time.sleep(0.01)\n"
+        # As long as it takes to notice: on a busy machine not even the traceback is read by now.
+        "time.sleep(1)\n"
         "raise RuntimeError('a consequence')\n"
     )
     results = Hosts(tmp_path, 2, code, MIRRORED).run()
