@@ -20,7 +20,6 @@ import tf_toolkit
 from tf_toolkit.contract import SIGNAL_BASE, Paths
 from tf_toolkit.errors import Stopped, ToolkitError
 from tf_toolkit.local import hosts, image
-from tf_toolkit.local.doctor import doctor
 from tf_toolkit.local.explain import explain_job, explain_tree
 from tf_toolkit.local.job import RUNS, Container, Job, UsageError, job
 from tf_toolkit.local.run import run
@@ -313,4 +312,7 @@ def _explain(given: argparse.Namespace, arguments: Sequence[str]) -> int:
 def _doctor(given: argparse.Namespace, arguments: Sequence[str]) -> int:
     if arguments:
         raise UsageError("doctor runs no script, so nothing can follow --")
+    # Only who asks for it pays for what it takes.
+    from tf_toolkit.local.doctor import doctor
+
     return doctor(os.environ, given.json)
