@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -63,6 +64,43 @@ def everything(directory: Path) -> dict[str, Any]:
         content = path.readlink() if path.is_symlink() else path.read_bytes() if path.is_file() else None
         found[str(path.relative_to(directory))] = (status.st_mode, status.st_ino, status.st_mtime_ns, content)
     return found
+
+
+def one_line(log: str) -> str:
+    """A log that is nothing but an error."""
+    assert log.count("\n") == 1, log
+    assert log.startswith("tf-toolkit: error: "), log
+    return log.strip()
+
+
+def trap(file: str) -> str:
+    """A script, with a child, that runs until INT or TERM comes, saves which it was, and leaves.
+
+    The file is one of the model directory; its name may have variables in it, such as $SM_CURRENT_HOST.
+    """
+    return f"""
+import os, signal, subprocess, sys, time
+subprocess.Popen(["sleep", "600"])
+def stop(number, frame):
+    open(os.path.expandvars("$SM_MODEL_DIR/{file}"), "w").write(str(number))
+    sys.exit(0)
+signal.signal(signal.SIGTERM, stop)
+signal.signal(signal.SIGINT, stop)
+print("begun", flush=True)
+while True:
+    time.sleep(0.1)
+"""
+
+
+def shown(keyboard: int) -> bytes:
+    """All that was written to a terminal, once no process has it any more; closes it."""
+    written = b""
+    # EIO: the last process has closed its end.
+    with contextlib.suppress(OSError):
+        while piece := os.read(keyboard, 65536):
+            written += piece
+    os.close(keyboard)
+    return written
 
 
 def explained(directory: Path, *words: str | bytes, **options: Any) -> dict[str, Any]:

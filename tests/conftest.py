@@ -21,6 +21,7 @@ import pytest
 # Ten times what the slowest plain job takes on a loaded machine.
 DEADLINE = 60.0
 PROGRAMS = Path(__file__).parent / "programs"
+EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 # Whatever started the tests may ignore them, as nohup and a shell's "&" do; what they start must not.
@@ -127,6 +128,15 @@ class Job:
 @pytest.fixture
 def job(tmp_path: Path) -> Job:
     return Job(tmp_path / "ml")
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The channels `train` and `test` of the examples; nobody writes there."""
+    folder = tmp_path_factory.mktemp("digits")
+    prepare = EXAMPLES / "digits" / "prepare_data.py"
+    subprocess.run([sys.executable, prepare, folder], check=True, timeout=DEADLINE)
+    return folder
 
 
 @contextlib.contextmanager

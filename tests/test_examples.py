@@ -10,20 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from conftest import DEADLINE
+from conftest import DEADLINE, EXAMPLES
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
 # Several processes that each import TensorFlow, and the examples' own waits for one another.
 JOB_DEADLINE = 10 * DEADLINE
 NEWEST = sys.executable
 TF215 = os.environ.get("TF_TOOLKIT_TEST_TF215_PYTHON", "")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("digits")
-    subprocess.run([sys.executable, EXAMPLES / "digits" / "prepare_data.py", folder], check=True, timeout=DEADLINE)
-    return folder
 
 
 @pytest.mark.parametrize(
@@ -37,7 +29,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_an_example_trains_a_model_on_two_hosts(
-    tmp_path: Path, data: Path, example: str, distribution: str, python: str
+    tmp_path: Path, digits: Path, example: str, distribution: str, python: str
 ) -> None:
     if not python:
         pytest.skip("TF_TOOLKIT_TEST_TF215_PYTHON names no Python with TensorFlow 2.15")
@@ -45,7 +37,7 @@ def test_an_example_trains_a_model_on_two_hosts(
         [
             *(Path(python).parent / "tf-toolkit", "run", EXAMPLES / example / "train.py"),
             *("--hosts", "2", "--distribution", distribution, "--output", tmp_path / "job"),
-            *("--train", data / "train", "--channel", f"test={data / 'test'}"),
+            *("--train", digits / "train", "--channel", f"test={digits / 'test'}"),
         ],
         cwd=tmp_path,
         stdin=subprocess.DEVNULL,
@@ -63,7 +55,7 @@ def test_an_example_trains_a_model_on_two_hosts(
     model = tmp_path / "job" / "model" / "1"
     assert (model / "saved_model.pb").is_file()
     evaluated = subprocess.run(
-        [python, EXAMPLES / "digits" / "evaluate.py", model, data / "test"],
+        [python, EXAMPLES / "digits" / "evaluate.py", model, digits / "test"],
         stdout=subprocess.PIPE,
         text=True,
         check=True,

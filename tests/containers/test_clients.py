@@ -6,34 +6,24 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import psutil
 import pytest
-from docker_hosts import ESTIMATOR, NEWEST, ROOT, TENSORFLOWS, image
+from docker_hosts import ESTIMATOR, NEWEST, TENSORFLOWS, image
 from local_mode import Ended, LocalMode, unpacked
 
-from conftest import DEADLINE, PROGRAMS, s3_client, s3_server, wait_until
+from conftest import DEADLINE, EXAMPLES, PROGRAMS, s3_client, s3_server, wait_until
 from packages import wheel, write_package
 from tf_toolkit.environment import script_arguments
 
 pytestmark = pytest.mark.containers
 
-EXAMPLES = ROOT / "examples"
 SUMS = PROGRAMS / "containers" / "sums.py"
 HOROVOD_SUMS = PROGRAMS / "containers" / "horovod_sums.py"
 # When a launcher began, and on which host.
 BEGAN = r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),\d{3} tf-toolkit INFO +read: host (algo-\d)"
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("digits")
-    subprocess.run([sys.executable, EXAMPLES / "digits" / "prepare_data.py", folder], check=True, timeout=DEADLINE)
-    return folder
 
 
 def accuracy(ended: Ended) -> float:

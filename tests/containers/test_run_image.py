@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from docker_hosts import ROOT, image
 
-from command_line import DUMP, everything, finish, script, start
+from command_line import DUMP, everything, finish, script, start, trap
 from conftest import DEADLINE, PROGRAMS, Result, wait_until
 from packages import wheel
 from tf_toolkit import contract
@@ -28,18 +28,6 @@ pytestmark = pytest.mark.containers
 LABEL = "tf-toolkit.run"
 # A job of some processes in containers, on a machine that does other things as well.
 JOB_DEADLINE = 3 * DEADLINE
-# Saves what the signal was, and leaves.
-TRAP = """
-import os, signal, sys, time
-def stop(number, frame):
-    open(f"{os.environ['SM_MODEL_DIR']}/{os.environ['SM_CURRENT_HOST']}", "w").write(str(number))
-    sys.exit(0)
-signal.signal(signal.SIGTERM, stop)
-signal.signal(signal.SIGINT, stop)
-print("begun", flush=True)
-while True:
-    time.sleep(0.1)
-"""
 
 
 def docker(*words: str) -> str:
@@ -230,7 +218,7 @@ def test_a_failing_script_passes_its_status_on_and_its_output_comes_back(desk: P
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_reaches_every_host_and_what_the_scripts_save_comes_back(desk: Path, number: signal.Signals) -> None:
-    script(desk, TRAP, "code/train.py")
+    script(desk, trap("$SM_CURRENT_HOST"), "code/train.py")
     process = begin(desk, "code/train.py", "--hosts", "2")
     assert process.stdout is not None
     assert {process.stdout.readline() for _ in range(2)} == {b"[algo-1] begun\n", b"[algo-2] begun\n"}
@@ -248,7 +236,7 @@ def test_a_stop_reaches_every_host_and_what_the_scripts_save_comes_back(desk: Pa
 
 @pytest.mark.parametrize("kind", ["network", "volume", "container"])
 def test_a_stop_before_the_job_has_begun_leaves_nothing(desk: Path, kind: str) -> None:
-    script(desk, TRAP, "code/train.py")
+    script(desk, trap("$SM_CURRENT_HOST"), "code/train.py")
     process = begin(desk, "code/train.py", "--hosts", "2")
     listing = (kind, "ls", *(["--all"] if kind == "container" else []), "--filter", f"label={LABEL}", "--quiet")
     wait_until(lambda: docker(*listing), f"there is a {kind}")
@@ -414,7 +402,7 @@ def test_a_channel_that_the_daemon_cannot_see_is_named(desk: Path) -> None:
 
 
 def test_what_a_killed_client_leaves_is_removed_as_the_readme_says(desk: Path) -> None:
-    script(desk, TRAP, "code/train.py")
+    script(desk, trap("$SM_CURRENT_HOST"), "code/train.py")
     commands = re.findall(r"^\$ (docker .*label=tf-toolkit\.run.*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
     assert len(commands) == 3
     process = begin(desk, "code/train.py", "--hosts", "2")

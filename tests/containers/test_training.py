@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from docker.types import Mount
-from docker_hosts import ESTIMATOR, MIRRORED, NEWEST, PARAMETER_SERVERS, ROOT, Hosts, image
+from docker_hosts import ESTIMATOR, MIRRORED, NEWEST, PARAMETER_SERVERS, Hosts, image
 
-from conftest import DEADLINE
+from conftest import DEADLINE, EXAMPLES
 
 pytestmark = pytest.mark.containers
 
-EXAMPLES = ROOT / "examples"
 ONE = ("algo-1",)
 SHARED = {"steps": 200, "model_dir": "/opt/ml/shared/model"}
 TWO = ("algo-1", "algo-2")
 # Several processes that each import TensorFlow, and the examples' own waits for one another.
 JOB_DEADLINE = 10 * DEADLINE
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("digits")
-    subprocess.run([sys.executable, EXAMPLES / "digits" / "prepare_data.py", folder], check=True, timeout=DEADLINE)
-    return folder
 
 
 @pytest.mark.parametrize(
@@ -46,7 +36,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_example_trains_a_model(
     tmp_path: Path,
     tmp_path_factory: pytest.TempPathFactory,
-    data: Path,
+    digits: Path,
     example: str,
     parameters: dict[str, object],
     names: tuple[str, ...],
@@ -54,7 +44,7 @@ def test_an_example_trains_a_model(
 ) -> None:
     with Hosts(tmp_path, image(tensorflow)) as hosts:
         hosts.describe(str(EXAMPLES / example / "train.py"), parameters, names)
-        hosts.channels(data)
+        hosts.channels(digits)
         shared = Mount("/opt/ml/shared", str(tmp_path_factory.mktemp("shared")), type="bind")
         hosts.start(mounts=[shared])
 

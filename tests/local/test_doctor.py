@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from command_line import everything, finish, start, tf_toolkit
+from command_line import everything, finish, shown, start, tf_toolkit
 from conftest import DEADLINE, Job, Result, wait_until
 
 TF215 = os.environ.get("TF_TOOLKIT_TEST_TF215_PYTHON", "")
@@ -192,18 +192,11 @@ def test_colours_on_a_terminal_alone(desk: Desk, variables: dict[str, str]) -> N
 
     process = start(desk.job.root, "doctor", variables={**desk.variables, "TERM": "xterm", **variables}, stdout=device)
     os.close(device)
-    shown = b""
-    # EIO: the last process has closed its end.
-    try:
-        while piece := os.read(keyboard, 65536):
-            shown += piece
-    except OSError:
-        pass
-    os.close(keyboard)
+    written = shown(keyboard)
 
     process.communicate(timeout=DEADLINE)
-    assert (b"\x1b[32mpass\x1b[0m  Python" in shown) == (not variables), shown
-    assert b"pass" in shown
+    assert (b"\x1b[32mpass\x1b[0m  Python" in written) == (not variables), written
+    assert b"pass" in written
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from command_line import DUMP, everything, explained, finish, script, start, tf_toolkit
+from command_line import DUMP, everything, explained, finish, script, shown, start, tf_toolkit
 from conftest import DEADLINE, Job, wait_until
 from hosts import Hosts
 
@@ -327,13 +327,7 @@ def test_tables_on_a_terminal(desk: Path) -> None:
     fcntl.ioctl(device, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 200, 0, 0))
     process = start(desk, "explain", "dump.py", "--hp", "x=[bold]y", stdout=device, variables={"TERM": "xterm"})
     os.close(device)
-    written = b""
-    try:
-        while piece := os.read(keyboard, 65536):
-            written += piece
-    except OSError:
-        pass
-    os.close(keyboard)
+    written = shown(keyboard)
 
     assert process.wait(DEADLINE) == 0
     assert b"\x1b[" in written

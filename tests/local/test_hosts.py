@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
-from command_line import everything, explained, finish, script, start, tf_toolkit
+from command_line import everything, explained, finish, script, start, tf_toolkit, trap
 from tf_toolkit import contract
 from tf_toolkit.local import hosts, tree
 from tf_toolkit.local.job import job
@@ -210,20 +210,6 @@ def test_the_first_host_to_fail_ends_all_and_its_cause_is_said_once(
     assert said == [f"tf-toolkit: failure: {result.root}/127.0.0.1/output/failure: {headline}"]
 
 
-TRAP = """
-import os, signal, subprocess, sys, time
-subprocess.Popen(["sleep", "600"])
-def stop(number, frame):
-    open(f"{os.environ['SM_MODEL_DIR']}/{os.environ['SM_CURRENT_HOST']}", "w").write(str(number))
-    sys.exit(0)
-signal.signal(signal.SIGTERM, stop)
-signal.signal(signal.SIGINT, stop)
-print("begun", flush=True)
-while True:
-    time.sleep(0.1)
-"""
-
-
 def begun(desk: Path, text: str) -> Any:
     """A job of three hosts whose scripts have all said so."""
     script(desk, text, "train.py")
@@ -239,7 +225,7 @@ def left_running(processes: list[psutil.Process]) -> list[psutil.Process]:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_reaches_every_host_and_leaves_nothing_running(desk: Path, number: signal.Signals) -> None:
-    process = begun(desk, TRAP)
+    process = begun(desk, trap("$SM_CURRENT_HOST"))
     below = psutil.Process(process.pid).children(recursive=True)
     assert len(below) >= 3 * len(THREE)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from command_line import everything, script, tf_toolkit
+from command_line import everything, one_line, script, tf_toolkit
 from conftest import DEADLINE
 from tf_toolkit.local import image, tree
 from tf_toolkit.local.containers import copies
@@ -46,12 +46,6 @@ def container(**options: Any) -> Container | None:
     names = ("image", "gpus", "memory", "cpus", "variables")
     given = {name: options.pop(name, None) for name in names}
     return image.container(**{"environ": {}, "arguments": [], **given, **options})
-
-
-def one_line(log: str) -> str:
-    assert log.count("\n") == 1, log
-    assert log.startswith("tf-toolkit: error: "), log
-    return log.strip()
 
 
 @pytest.mark.parametrize(

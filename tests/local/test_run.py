@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from command_line import DUMP, everything, finish, script, start, tf_toolkit
+from command_line import DUMP, everything, finish, one_line, script, start, tf_toolkit, trap
 from conftest import DEADLINE
 from tf_toolkit.config import decode, read_config
 from tf_toolkit.contract import RESERVED, Paths
@@ -312,12 +312,6 @@ def test_two_runs_do_not_share_an_output(desk: Path) -> None:
         assert finish(first, desk).status == 128 + signal.SIGTERM
 
 
-def one_line(log: str) -> str:
-    assert log.count("\n") == 1, log
-    assert log.startswith("tf-toolkit: error: "), log
-    return log.strip()
-
-
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -483,23 +477,9 @@ def test_closed_streams_do_not_matter(desk: Path, closed: str) -> None:
     assert (desk / "out" / "model" / "seen.json").exists()
 
 
-TRAP = """
-import os, signal, subprocess, sys, time
-subprocess.Popen(["sleep", "600"])
-def stop(number, frame):
-    open(os.environ["SM_MODEL_DIR"] + "/checkpoint", "w").write(str(number))
-    sys.exit(0)
-signal.signal(signal.SIGTERM, stop)
-signal.signal(signal.SIGINT, stop)
-print("begun", flush=True)
-while True:
-    time.sleep(0.1)
-"""
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_reaches_the_script_and_leaves_nothing_running(desk: Path, number: signal.Signals) -> None:
-    script(desk, TRAP, "train.py")
+    script(desk, trap("checkpoint"), "train.py")
     process = start(desk, "run", "train.py", "--output", "out")
     assert process.stdout is not None
     assert process.stdout.readline() == b"begun\n"
