@@ -7,6 +7,7 @@ import signal
 import socket
 import struct
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from conftest import DEADLINE, wait_until
 from hosts import Hosts, causes
 from tf_toolkit import frames
-from tf_toolkit.cluster.connection import Connection, Dropped
+from tf_toolkit.cluster.connection import GONE_SECONDS, Connection, Dropped
 from tf_toolkit.cluster.leader import LATE_SECONDS, Leader, Reply
 
 SLEEP = "import time\nprint('up', flush=True)\ntime.sleep(600)\n"
@@ -96,14 +97,31 @@ def test_a_host_that_says_nothing_any_more(tmp_path: Path) -> None:
     hosts.start()
     hosts.wait_for("up")
     hosts.kill("127.0.0.2", signal.SIGSTOP)
-    wait_until(lambda: hosts.processes["127.0.0.1"].poll() is not None, "the other host has ended", 10 * 20.0)
+    wait_until(lambda: hosts.processes["127.0.0.1"].poll() is not None, "the other host has ended", 10 * 60.0)
     hosts.kill("127.0.0.2", signal.SIGKILL)
     results = hosts.finish()
     assert results["127.0.0.1"].status == 68
     assert (
-        "cluster: hosts 127.0.0.1 and 127.0.0.2 lost one another: nothing was heard for 20 s"
+        "cluster: hosts 127.0.0.1 and 127.0.0.2 lost one another: nothing was heard for 60 s"
         in results["127.0.0.1"].failure
     )
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "127.0.0.2"])
+def test_a_launcher_without_cpu_is_waited_for_longer_than_a_host_that_is_gone(tmp_path: Path, name: str) -> None:
+    code = (
+        "import os, time\n"
+        "print('up', flush=True)\n"
+        "while not os.path.exists(os.environ['HOSTS'] + '/done'): time.sleep(0.1)\n"
+    )
+    hosts = Hosts(tmp_path, 2, code, MIRRORED)
+    hosts.start()
+    hosts.wait_for("up")
+    hosts.kill(name, signal.SIGSTOP)
+    time.sleep(1.5 * GONE_SECONDS)
+    hosts.kill(name, signal.SIGCONT)
+    (tmp_path / "done").touch()
+    assert [result.status for result in hosts.finish().values()] == [0, 0]
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

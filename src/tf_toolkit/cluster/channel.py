@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from tf_toolkit.cluster.connection import Connection, Dropped
+from tf_toolkit.cluster.connection import GONE_SECONDS, Connection, Dropped, Gone
 from tf_toolkit.cluster.door import Door
 from tf_toolkit.cluster.leader import LATE_SECONDS, SLACK_SECONDS, Leader, failure_text, never_came
 from tf_toolkit.contract import CLUSTER_FAILED
@@ -25,8 +25,8 @@ from tf_toolkit.frames import Message
 log = logging.getLogger("tf_toolkit")
 
 BEAT_SECONDS = 2.0
-# A host is gone when nothing has been heard of it for so long.
-SILENT_SECONDS = 20.0
+# A launcher counts as frozen when it has said nothing for so long, though its host is there.
+SILENT_SECONDS = 60.0
 _GREETING_SECONDS = 5.0
 _MOST_STRANGERS = 128
 _ACCEPTED_AT_ONCE = 16
@@ -67,7 +67,7 @@ class Channel:
         self._posted: collections.deque[Message] = collections.deque()
         self._reader, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._selector.register(self._reader, selectors.EVENT_READ)
-        self._began = self._beat_at = self._said_at = time.monotonic()
+        self._began = self._beat_at = self._said_at = self._looked_at = time.monotonic()
         self._leader: Leader | None = None
         self._listener: socket.socket | None = None
         self._strangers: list[Connection] = []
@@ -116,6 +116,7 @@ class Channel:
             self._handle_posted()
             self._keep_time()
             self._flush()
+            self._looked_at = time.monotonic()
             for key, _ in self._selector.select(_TICK_SECONDS):
                 self._ready(key.fileobj, key.data)
 
@@ -220,8 +221,8 @@ class Channel:
                 return
             for message in connection.receive():
                 self._heard(connection, message)
-        except Dropped:
-            self._lost(connection)
+        except Dropped as error:
+            self._lost(connection, error)
 
     def _greet(self, connection: Connection) -> None:
         assert self._leader is not None
@@ -248,13 +249,14 @@ class Channel:
         else:
             self._from_host(str(connection.host), message)
 
-    def _lost(self, connection: Connection) -> None:
+    def _lost(self, connection: Connection, error: Dropped | None = None) -> None:
+        """Because of ``error``, or else of silence."""
         if connection in self._strangers:
             self._drop_stranger(connection)
             return
         now = time.monotonic()
         self._forget(connection)
-        what = self._what_became_of(connection, now)
+        what = self._what_became_of(connection, error)
         if self._leader is None:
             self._first = None
             if not self._verdict and self._alone is None:
@@ -264,12 +266,13 @@ class Channel:
         self._members.pop(host, None)
         self._dispatch(self._leader.gone(host, what, connection.heard, now))
 
-    def _what_became_of(self, connection: Connection, now: float) -> str:
-        if now - connection.heard <= SILENT_SECONDS:
+    def _what_became_of(self, connection: Connection, error: Dropped | None) -> str:
+        if error is not None and not isinstance(error, Gone):
             return f"host {connection.host} is gone: its launcher ended without a word"
         # Neither can tell the other any more, so both say the same.
         other = self._place.host if self._leader is None else connection.host
-        return f"hosts {self._place.first} and {other} lost one another: nothing was heard for {SILENT_SECONDS:.0f} s"
+        seconds = SILENT_SECONDS if error is None else GONE_SECONDS
+        return f"hosts {self._place.first} and {other} lost one another: nothing was heard for {seconds:.0f} s"
 
     def _handle_posted(self) -> None:
         while self._posted:
@@ -328,7 +331,8 @@ class Channel:
             for connection in self._connections():
                 connection.send({"type": "beat"})
         for connection in list(self._connections()):
-            if now - connection.heard > SILENT_SECONDS:
+            # What came while this launcher got no CPU has been read by now.
+            if self._looked_at - connection.heard > SILENT_SECONDS:
                 self._lost(connection)
         for stranger in list(self._strangers):
             if now - stranger.since > _GREETING_SECONDS:
@@ -348,8 +352,8 @@ class Channel:
         for connection in [*self._connections(), *self._strangers]:
             try:
                 connection.flush()
-            except Dropped:
-                self._lost(connection)
+            except Dropped as error:
+                self._lost(connection, error)
 
     def _connections(self) -> Iterator[Connection]:
         yield from list(self._members.values())

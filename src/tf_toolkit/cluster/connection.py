@@ -7,6 +7,7 @@ time. HMAC with SHA-256: RFC 2104.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import hmac
 import os
@@ -22,10 +23,19 @@ _MAC_BYTES = 32
 _PIECE = 64 * 1024
 # What may wait to be sent to a host that does not read; its silence is noticed long before.
 _LONGEST_BACKLOG = 8 << 20
+# A host is gone when its kernel has answered nothing for so long. Not its launcher, which may get no CPU: ranks
+# that spin have kept it from the container beside theirs for 20 s and more.
+GONE_SECONDS = 20
+_PROBE_SECONDS = 2
+_GONE = frozenset({errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH})
 
 
 class Dropped(Exception):
     """The connection is over; the message says why."""
+
+
+class Gone(Dropped):
+    """The other host is gone, or the network between."""
 
 
 class Connection:
@@ -34,7 +44,7 @@ class Connection:
     def __init__(self, peer: socket.socket, key: bytes) -> None:
         peer.setblocking(False)
         with contextlib.suppress(OSError):
-            peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            _set_options(peer)
         self.socket = peer
         self.since = self.heard = time.monotonic()
         # The other host's name, once it has proven that it is of this job.
@@ -118,12 +128,7 @@ class Connection:
         except BlockingIOError:
             return
         except OSError as error:
-            raise Dropped(error.strerror or str(error)) from error
-
-    @property
-    def waiting(self) -> bool:
-        """Whether something is still to be sent."""
-        return bool(self._to_send)
+            raise _dropped(error) from error
 
     def close(self) -> None:
         self.socket.close()
@@ -142,7 +147,7 @@ class Connection:
         except BlockingIOError:
             piece = None
         except OSError as error:
-            raise Dropped(error.strerror or str(error)) from error
+            raise _dropped(error) from error
         if piece == b"":
             raise Dropped("it closed the connection")
         self.heard = time.monotonic()
@@ -166,6 +171,19 @@ class Connection:
     @staticmethod
     def _hmac(key: bytes, *words: str) -> bytes:
         return hmac.new(key, "\0".join(words).encode(errors="replace"), hashlib.sha256).digest()
+
+
+def _set_options(peer: socket.socket) -> None:
+    """Send at once, and ask the other's kernel whether it is there: tcp(7)."""
+    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * GONE_SECONDS)
+    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _PROBE_SECONDS)
+    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _PROBE_SECONDS)
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+
+def _dropped(error: OSError) -> Dropped:
+    return (Gone if error.errno in _GONE else Dropped)(error.strerror or str(error))
 
 
 def _same(found: object, expected: str) -> bool:
