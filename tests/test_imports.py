@@ -28,12 +28,15 @@ SLOW = {
     "watchdog",
     "zipfile",
 }
+# But for what scripts import, and never the launcher: pipe_mode.
 IMPORT_ALL = """\
-import importlib, json, pkgutil, sys
+import importlib, json, pathlib, sys
 import tf_toolkit
-for module in pkgutil.walk_packages(tf_toolkit.__path__, "tf_toolkit."):
-    if not module.name.endswith("__main__"):
-        importlib.import_module(module.name)
+root = pathlib.Path(tf_toolkit.__file__).parent.parent
+for file in root.glob("tf_toolkit/**/*.py"):
+    *packages, module = file.relative_to(root).with_suffix("").parts
+    if module != "__main__" and "pipe_mode" not in packages:
+        importlib.import_module(".".join(packages if module == "__init__" else [*packages, module]))
 print(json.dumps(sorted(sys.modules)))
 """
 
