@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from docker_hosts import NEWEST, ROOT, TENSORFLOWS, Hosts, image
 
-from conftest import Job
+from conftest import PROGRAMS, Job
 from opt_ml_case import Case
+from pipe import FORMATS, Pipes, framed
 
 pytestmark = pytest.mark.containers
 
@@ -215,6 +216,20 @@ def test_it_has_what_jobs_need_and_neither_a_compiler_nor_a_server_for_logins() 
     assert run(image(), "python", "-c", code).stdout.startswith(NEWEST)
     assert "Open MPI" in run(image(), "mpirun", "--version").stdout
     assert run(image(), "sh", "-c", f"{unwanted}; {keys}").stdout == ""
+
+
+@pytest.mark.parametrize("tensorflow", TENSORFLOWS)
+def test_it_reads_pipes_with_its_compiled_reader(tmp_path: Path, tensorflow: str) -> None:
+    pipes = Pipes(tmp_path / "ml")
+    records = [b"a" * 1000, b"b", b""] * 100
+    pipes.feed(*(b"".join(framed(form, record) for record in records) for form in FORMATS))
+    volumes = ["--volume", f"{tmp_path / 'ml'}:/opt/ml", "--volume", f"{PROGRAMS / 'pipe_mode'}:/programs:ro"]
+
+    done = run(*volumes, image(tensorflow), "python", "/programs/read.py", "/opt/ml", "compiled", *FORMATS)
+
+    assert (done.returncode, done.stdout) == (0, "300 records, 100100 bytes\n" * 3), done.stderr
+    name = "import sagemaker_tensorflow; print(sagemaker_tensorflow.PipeModeDataset.__module__)"
+    assert run(image(tensorflow), "python", "-c", name).stdout == "tf_toolkit.pipe_mode.dataset\n"
 
 
 @pytest.mark.parametrize("tensorflow", TENSORFLOWS)
