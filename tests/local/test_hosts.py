@@ -20,7 +20,8 @@ WHO = """
 import os, sys
 me = os.environ["SM_CURRENT_HOST"]
 print("I am", me, "of", os.environ["SM_HOSTS"])
-print("heard", file=sys.stderr)
+# One write: between two, a line of the launcher's own may come.
+sys.stderr.write("heard\\n")
 open(f"{os.environ['SM_MODEL_DIR']}/{me}", "w").write(os.environ["SM_MODEL_DIR"])
 open(os.environ["SM_OUTPUT_DATA_DIR"] + "/mine", "w").write(me)
 assert os.listdir(os.environ["SM_CHANNEL_TRAIN"]) == ["a.csv"]
