@@ -1,4 +1,4 @@
-"""The examples, each as a job on two hosts of this machine, and the models that come out."""
+"""The examples, each as a job on hosts of this machine, and the models that come out."""
 
 from __future__ import annotations
 
@@ -31,13 +31,31 @@ TF215 = os.environ.get("TF_TOOLKIT_TEST_TF215_PYTHON", "")
 def test_an_example_trains_a_model_on_two_hosts(
     tmp_path: Path, digits: Path, example: str, distribution: str, python: str
 ) -> None:
+    words = ("--hosts", "2", "--distribution", distribution)
+    train_and_try(tmp_path, digits, python, example, digits, *words)
+
+
+@pytest.mark.parametrize("python", [pytest.param(NEWEST, id="newest"), pytest.param(TF215, id="2.15")])
+@pytest.mark.parametrize("example", ["pipe_mode_tfrecord", "pipe_mode_recordio"])
+def test_an_example_trains_a_model_on_channels_in_pipe_mode(
+    tmp_path: Path, digits: Path, example: str, python: str
+) -> None:
+    prepare = EXAMPLES / example / "prepare_data.py"
+    subprocess.run([NEWEST, prepare, digits, tmp_path / "data"], check=True, timeout=JOB_DEADLINE)
+    words = ("--input-mode", "Pipe", "--shuffle-seed", "1")
+    train_and_try(tmp_path, tmp_path / "data", python, example, digits, *words)
+
+
+def train_and_try(tmp_path: Path, data: Path, python: str, example: str, digits: Path, *words: str) -> None:
+    """Run an example as a job, and try the model on the images of the channel `test`."""
     if not python:
         pytest.skip("TF_TOOLKIT_TEST_TF215_PYTHON names no Python with TensorFlow 2.15")
     job = subprocess.run(
         [
             *(Path(python).parent / "tf-toolkit", "run", EXAMPLES / example / "train.py"),
-            *("--hosts", "2", "--distribution", distribution, "--output", tmp_path / "job"),
-            *("--train", digits / "train", "--channel", f"test={digits / 'test'}"),
+            *("--train", data / "train", "--channel", f"test={data / 'test'}"),
+            *("--output", tmp_path / "job"),
+            *words,
         ],
         cwd=tmp_path,
         stdin=subprocess.DEVNULL,

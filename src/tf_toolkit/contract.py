@@ -64,6 +64,11 @@ class Paths(NamedTuple):
         return self.root / "output" / "failure"
 
     @property
+    def pipe_state(self) -> Path:
+        """Where readers of channels in Pipe mode keep the number of the next pass."""
+        return self.root / "pipe_state"
+
+    @property
     def starting(self) -> Path:
         """A FIFO, where `tf-toolkit run` draws on the terminal: see train.py's way to start the script."""
         return self.root / ".tf-toolkit-starting"
@@ -72,6 +77,8 @@ class Paths(NamedTuple):
 HYPERPARAMETERS_FILE = "hyperparameters.json"
 RESOURCE_CONFIG_FILE = "resourceconfig.json"
 INPUT_DATA_CONFIG_FILE = "inputdataconfig.json"
+# Of a channel in that file: File or Pipe.
+INPUT_MODE = "TrainingInputMode"
 
 # Hyperparameters that steer the toolkit and never reach the script.
 PROGRAM = "sagemaker_program"

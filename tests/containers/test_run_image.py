@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import pty
@@ -399,6 +400,86 @@ def test_a_channel_that_the_daemon_cannot_see_is_named(desk: Path) -> None:
     assert f"error: channel 'train': '{desk}/data/more' is on this machine, and the Docker daemon on another" in (
         ended.stderr
     )
+
+
+STREAMS = """
+import os, sys
+for number in range(3):
+    with open(f"{os.environ['SM_CHANNEL_TRAIN']}_{number}", "rb") as fifo:
+        seen = fifo.read()
+    print(number, len(seen), seen[:8], os.getuid())
+os.listdir(os.environ["SM_INPUT_DATA_DIR"]) == ["train_3"] or sys.exit("what is left?")
+"""
+
+
+def test_channels_in_pipe_mode_reach_every_container(desk: Path, build: Callable[..., str]) -> None:
+    script(desk, STREAMS, "code/train.py")
+    (desk / "data" / "a.csv").write_bytes(gzip.compress(b"1,2\n"))
+    (desk / "data" / "b").write_bytes(gzip.compress(bytes(3_000_000)))
+    words = ("--train", "data", "--input-mode", "Pipe", "--compression", "Gzip", "--hosts", "2")
+
+    # Neither its user nor its groups are those of this machine's files.
+    result = run(desk, "code/train.py", *words, of=build(f"FROM {image()}\nUSER 1234\n"), umask=0o077)
+
+    assert result.status == 0, result.log
+    assert sorted(result.stdout.decode().splitlines()) == [
+        f"[algo-{host}] {number} 3000004 {b'1,2' + bytes([10, 0, 0, 0, 0])!r} 1234"
+        for host in (1, 2)
+        for number in range(3)
+    ]
+    assert sorted(path.name for path in result.root.iterdir()) == [tree.MARKER, "algo-1", "algo-2", "model"]
+    assert [path.name for path in (result.root / "algo-1").iterdir()] == ["output"]
+
+
+def test_data_that_fails_ends_the_job_of_every_container(desk: Path) -> None:
+    text = "import signal, time\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(0))\n"
+    script(desk, f"import sys\n{text}{STREAMS.replace('print', 'sys.exit')}\ntime.sleep(600)", "code/train.py")
+    (desk / "data" / "b").write_bytes(gzip.compress(bytes(9))[:-1])
+    (desk / "data" / "a.csv").write_bytes(gzip.compress(b"1,2\n"))
+
+    words = ("--train", "data", "--input-mode", "Pipe", "--compression", "Gzip", "--hosts", "2")
+    result = run(desk, "code/train.py", *words)
+
+    assert result.status == 1, result.log
+    for host in ("algo-1", "algo-2"):
+        output = result.root / host / "output"
+        assert (
+            (output / "failure").read_text().startswith(f"job: channel 'train', epoch 0: '{desk}/data/b' is no whole")
+        )
+        assert not (output / "success").exists()
+    assert result.log.splitlines()[-1].startswith(f"tf-toolkit: failure: {result.root}/algo-1/output/failure: job: ")
+
+
+@pytest.mark.parametrize(
+    ("elsewhere", "said"),
+    [
+        # Linux has a word for programs that mind their kernel's version.
+        (["setarch", "--uname-2.6"], "--input-mode Pipe: the Docker daemon is on another machine, or in a virtual one"),
+        (
+            [
+                "unshare",
+                "--user",
+                "--map-root-user",
+                "--mount",
+                "sh",
+                "-c",
+                'mount -t tmpfs none out && exec "$@"',
+                "sh",
+            ],
+            "the FIFOs of channels in Pipe mode: '{desk}/out/input/data' is on this machine, and the Docker daemon on",
+        ),
+    ],
+)
+def test_a_daemon_that_no_fifo_reaches_is_named(desk: Path, elsewhere: list[str], said: str) -> None:
+    (desk / "out").mkdir()
+    words = ["run", "code/dump.py", "--train", "data", "--input-mode", "Pipe", "--output", "out", "--image", image()]
+    command = [*elsewhere, sys.executable, "-m", "tf_toolkit.local", *words]
+
+    ended = subprocess.run(command, cwd=desk, capture_output=True, text=True, timeout=JOB_DEADLINE, check=False)
+
+    assert ended.returncode == 125, ended.stderr
+    assert f"error: {said.format(desk=desk)}" in ended.stderr
+    assert not (desk / "out" / "input").exists()
 
 
 def test_what_a_killed_client_leaves_is_removed_as_the_readme_says(desk: Path) -> None:

@@ -23,6 +23,7 @@ KEYS = [
     "hosts",
     "current_host",
     "channels",
+    "pipe_mode",
     "strategy",
     "code",
     "requirements",

@@ -21,7 +21,7 @@ from tf_toolkit.contract import SIGNAL_BASE, Paths
 from tf_toolkit.errors import Stopped, ToolkitError
 from tf_toolkit.local import hosts, image
 from tf_toolkit.local.explain import explain_job, explain_tree
-from tf_toolkit.local.job import RUNS, Container, Job, UsageError, job
+from tf_toolkit.local.job import COMPRESSIONS, INPUT_MODES, RUNS, Container, Job, UsageError, job
 from tf_toolkit.local.run import run
 from tf_toolkit.local.terminal import say
 
@@ -47,6 +47,7 @@ examples:
   tf-toolkit run train.py --output out -- --verbose
   tf-toolkit run train.py --hosts 2 --distribution mpi --processes-per-host 2
   tf-toolkit run train.py --train data/train --image tf-toolkit:cpu --memory 4g --cpus 2 --env WANDB_MODE=offline
+  tf-toolkit run train.py --train data/tfrecords --input-mode Pipe --shuffle-seed 7
 
 The exit status is the job's: 0 when it succeeded, else the script's own, 128+N when signal N killed it. Ctrl-C and TERM
 are passed on to the script, on every host, which may save what it has. It is 125 when Docker cannot run the job.
@@ -63,7 +64,8 @@ _EXPLAIN_JSON = """\
 --json prints one object with these keys:
   root                    the tree
   hosts, current_host     names of all hosts, and of this one
-  channels                name: folder
+  channels                name: folder; of a channel in Pipe mode what its FIFOs' names begin with
+  pipe_mode               names of the channels in Pipe mode
   strategy                how the job is distributed; single: one process
   code                    directory: where it runs; fetched_from: what it is first copied, unpacked or downloaded from,
                           or null
@@ -94,6 +96,9 @@ The exit status is 0 when nothing failed, else 1.
 _RUN_OPTIONS = (
     "source_dir",
     "channels",
+    "input_mode",
+    "compression",
+    "shuffle_seed",
     "hyperparameters",
     "requirements",
     "output",
@@ -217,6 +222,24 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         help="data: a folder or a file of this machine; the script finds it in the folder that SM_CHANNEL_<NAME> names",
     )
     parser.add_argument(
+        "--input-mode",
+        choices=INPUT_MODES,
+        help="how all channels come: as folders, which is the default, or in Pipe mode through FIFOs, one for each "
+        "pass over the files, of which the first is $SM_CHANNEL_<NAME>_0",
+    )
+    parser.add_argument(
+        "--compression",
+        choices=COMPRESSIONS,
+        help="in Pipe mode: all files are gzip streams, and are unzipped before the FIFO",
+    )
+    parser.add_argument(
+        "--shuffle-seed",
+        metavar="N",
+        type=int,
+        help="in Pipe mode: each pass has the files in an order of its own, which is the same whenever N is; default: "
+        "sorted by name",
+    )
+    parser.add_argument(
         "--hp",
         metavar="NAME=VALUE",
         dest="hyperparameters",
@@ -284,6 +307,9 @@ def _job(given: argparse.Namespace, arguments: Sequence[str], container: Contain
         distribution=given.distribution,
         processes_per_host=given.processes_per_host,
         container=container,
+        input_mode=given.input_mode,
+        compression=given.compression,
+        shuffle_seed=given.shuffle_seed,
     )
 
 

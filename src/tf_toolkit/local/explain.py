@@ -20,7 +20,7 @@ from tf_toolkit.environment import build_environment, encode, fit
 from tf_toolkit.errors import ToolkitError
 from tf_toolkit.hardware import detect_hardware
 from tf_toolkit.local import tree
-from tf_toolkit.local.job import Job
+from tf_toolkit.local.job import PIPE, Job
 from tf_toolkit.local.run import variables_of
 from tf_toolkit.local.terminal import console
 from tf_toolkit.masking import MASK, looks_secret, masked, masked_arguments, secret_values, without
@@ -73,6 +73,7 @@ def _describe(
         "hosts": list(config.hosts),
         "current_host": config.current_host,
         "channels": {name: str(shown.input_data / name) for name in config.channels},
+        "pipe_mode": [name for name in config.channels if _in_pipe_mode(config.input_data_config[name])],
         "strategy": strategy_name,
         "code": {"directory": code.command.directory, "fetched_from": code.fetched_from},
         "requirements": _installed(code.requirements, environ),
@@ -82,6 +83,10 @@ def _describe(
         "warnings": [*config.warnings, *hardware.warnings, *warnings, *_not_looked_up(config)],
     }
     return {key: _without(value, secrets) for key, value in found.items()}
+
+
+def _in_pipe_mode(channel: Mapping[str, Any]) -> bool:
+    return str(channel.get(contract.INPUT_MODE)).lower() == PIPE.lower()
 
 
 class _Code(NamedTuple):
@@ -224,7 +229,11 @@ def _sections(found: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, s
     }
     yield "job", _rows(job)
     if found["channels"]:
-        yield "channels", _rows(found["channels"])
+        shown = {
+            name: f"FIFOs {path}_0, {path}_1, ..." if name in found["pipe_mode"] else path
+            for name, path in found["channels"].items()
+        }
+        yield "channels", _rows(shown)
     for process in found["processes"]:
         command = process["command"]
         unknown = f"not known before the code is fetched from {code['fetched_from']}"

@@ -15,6 +15,9 @@ from tf_toolkit.errors import ToolkitError
 from tf_toolkit.local import hosts as local_hosts
 
 RUNS = "tf-toolkit-runs"
+# As the platform calls them.
+FILE, PIPE = INPUT_MODES = ("File", "Pipe")
+COMPRESSIONS = ("Gzip",)
 # As the platform takes it (https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_Channel.html).
 _CHANNEL_NAME = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,64}")
 # Said by SCRIPT and --source-dir; the job's name is made here.
@@ -41,6 +44,15 @@ class Container(NamedTuple):
     variables: dict[str, str]
 
 
+class PipeMode(NamedTuple):
+    """How channels are fed, with --input-mode Pipe."""
+
+    # What the files are unzipped of before the FIFO, as in COMPRESSIONS.
+    compression: str | None
+    # Of the order of the files in each pass; None where they are sorted.
+    shuffle_seed: int | None
+
+
 class Job(NamedTuple):
     """What ``run`` runs. Every path is absolute."""
 
@@ -52,6 +64,8 @@ class Job(NamedTuple):
     # The script, relative to the source directory.
     program: str
     channels: dict[str, Path]
+    # None where channels are folders of files.
+    pipe_mode: PipeMode | None
     # As text, which is how the platform sends them.
     hyperparameters: dict[str, str]
     arguments: tuple[str, ...]
@@ -90,6 +104,9 @@ def job(
     distribution: str | None = None,
     processes_per_host: int | None = None,
     container: Container | None = None,
+    input_mode: str | None = None,
+    compression: str | None = None,
+    shuffle_seed: int | None = None,
 ) -> Job:
     """The job of a command line's words. Raises UsageError."""
     _check_hosts(hosts, distribution, processes_per_host)
@@ -103,6 +120,7 @@ def job(
         source=source,
         program=program,
         channels=_channels(channels),
+        pipe_mode=_pipe_mode(channels, input_mode, compression, shuffle_seed),
         # What is said with --hp stands, so that any of the distribution's settings can be given another value.
         hyperparameters={
             **local_hosts.hyperparameters(distribution, processes_per_host),
@@ -189,6 +207,25 @@ def _channels(words: Sequence[str]) -> dict[str, Path]:
             ) from error
         channels[name] = path
     return channels
+
+
+def _pipe_mode(
+    channels: Sequence[str], input_mode: str | None, compression: str | None, shuffle_seed: int | None
+) -> PipeMode | None:
+    if input_mode == PIPE:
+        if not channels:
+            raise UsageError("--input-mode Pipe: there is no channel to stream; give one with --train or --channel")
+        return PipeMode(compression, shuffle_seed)
+    if compression is not None:
+        raise UsageError(
+            f"--compression {compression} has the files of a channel in Pipe mode unzipped, and no others; give "
+            "--input-mode Pipe with it"
+        )
+    if shuffle_seed is not None:
+        raise UsageError(
+            f"--shuffle-seed {shuffle_seed} is of the order of files in Pipe mode; give --input-mode Pipe with it"
+        )
+    return None
 
 
 def _hyperparameters(words: Sequence[str]) -> dict[str, str]:

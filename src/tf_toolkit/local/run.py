@@ -15,6 +15,8 @@ from pathlib import Path
 
 from tf_toolkit import contract, signals, supervisor
 from tf_toolkit.local import hosts, tree
+from tf_toolkit.local.channel_files import FeedError
+from tf_toolkit.local.feeder import Feeder
 from tf_toolkit.local.job import Container, Job
 from tf_toolkit.local.terminal import progress, say
 from tf_toolkit.process import ProcessSpec
@@ -39,27 +41,34 @@ _STALE_PREFIXES = ("SM_HP_", "SM_CHANNEL_")
 
 def run(job: Job, environ: Mapping[str, str]) -> int:
     """Run the job to its end; the exit status of its ``train``, or of the first host's that failed."""
+    feeder = Feeder(job)
     with tree.claimed(job):
-        statuses = _run_processes(job, environ) if job.container is None else _run_containers(job, job.container)
+        if job.container is None:
+            statuses = _run_processes(job, environ, feeder)
+        else:
+            statuses = _run_containers(job, job.container, feeder)
     status = next((status for status in statuses if status != 0), 0)
+    if feeder.error is not None:
+        status = feeder.error.exit_code
+        _put_down(job, feeder.error)
     _say_where(job, status)
     return status
 
 
-def _run_containers(job: Job, container: Container) -> list[int]:
+def _run_containers(job: Job, container: Container, feeder: Feeder) -> list[int]:
     # Only who asks for containers pays for what they take.
     from tf_toolkit.local.containers import run_in_containers
 
-    return run_in_containers(job, container, _grace(container.variables))
+    return run_in_containers(job, container, _grace(container.variables), feeder)
 
 
-def _run_processes(job: Job, environ: Mapping[str, str]) -> list[int]:
+def _run_processes(job: Job, environ: Mapping[str, str], feeder: Feeder) -> list[int]:
     with signals.interruptible():
         tree.build(job, job.root)
     if not job.requirements and (job.source / REQUIREMENTS_FILE).is_file():
         say(f"{REQUIREMENTS_FILE} is not installed; --requirements installs it into this Python's environment")
     specs = [_train(job, host, variables) for host, variables in variables_of(job, environ).items()]
-    with _around(job) as around:
+    with feeder.feeding(), _around(job) as around:
         return [end.status for end in supervisor.run(specs, _grace(environ), around)]
 
 
@@ -116,6 +125,17 @@ def _grace(environ: Mapping[str, str]) -> float:
     except ValueError:
         inner = 0.0
     return (inner if math.isfinite(inner) else 0.0) + _REPORT_SECONDS
+
+
+def _put_down(job: Job, error: FeedError) -> None:
+    """Have the hosts' results tell why the job was ended, in place of what the scripts made of it."""
+    for paths in map(job.tree, job.hosts):
+        try:
+            for path in (paths.success, paths.failure):
+                path.unlink(missing_ok=True)
+            paths.failure.write_text(f"{error.fault}: {error}\n", encoding="utf-8", errors="replace")
+        except OSError as denied:
+            say(f"error: {error}; {denied.filename}: {denied.strerror}")
 
 
 def _say_where(job: Job, status: int) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from tf_toolkit import contract
 from tf_toolkit.contract import Paths
-from tf_toolkit.local.job import Job, UsageError
+from tf_toolkit.local.job import FILE, PIPE, Job, UsageError
 
 # In a directory of that name lies a tree of ours, which the next run may replace.
 MARKER = ".tf-toolkit-run"
@@ -39,7 +39,7 @@ def documents(job: Job, host: str) -> dict[str, dict[str, Any]]:
             "network_interface_name": _INTERFACE if container is None else _CONTAINER_INTERFACE,
             "current_instance_type": "local" if container is None or container.gpus is None else "local_gpu",
         },
-        contract.INPUT_DATA_CONFIG_FILE: {name: {"TrainingInputMode": "File"} for name in job.channels},
+        contract.INPUT_DATA_CONFIG_FILE: dict.fromkeys(job.channels, _channel(job)),
         # The SDK encodes what it sends itself as JSON; a person's own values are text, as on the platform.
         contract.HYPERPARAMETERS_FILE: {
             contract.PROGRAM: json.dumps(job.program),
@@ -49,6 +49,13 @@ def documents(job: Job, host: str) -> dict[str, dict[str, Any]]:
             **job.hyperparameters,
         },
     }
+
+
+def _channel(job: Job) -> dict[str, str]:
+    if job.pipe_mode is None:
+        return {contract.INPUT_MODE: FILE}
+    compression = job.pipe_mode.compression
+    return {contract.INPUT_MODE: PIPE, **({} if compression is None else {"CompressionType": compression})}
 
 
 def check_root(job: Job) -> None:
@@ -94,7 +101,7 @@ def _empty(root: Path) -> None:
         if paths.code.exists() and not paths.code.is_symlink():
             raise UsageError(f"{str(paths.code)!r} is not the link that an earlier run made; give another --output")
     for paths in trees:
-        for path in (paths.code, paths.input, paths.model, paths.output):
+        for path in (paths.code, paths.input, paths.model, paths.output, paths.pipe_state):
             _remove(path)
     for paths in trees[1:]:
         # Others may keep something of their own in there.
@@ -127,7 +134,8 @@ def _fill(job: Job, host: str, paths: Paths) -> None:
     for name, content in documents(job, host).items():
         (paths.input_config / name).write_text(json.dumps(content, indent=2), encoding="ascii")
     paths.code.symlink_to(job.source, target_is_directory=True)
-    for name, path in job.channels.items():
+    # Channels in Pipe mode are fed while the job runs.
+    for name, path in job.channels.items() if job.pipe_mode is None else ():
         channel = paths.input_data / name
         if not path.is_dir():
             channel.mkdir()

@@ -21,7 +21,6 @@ from tf_toolkit import contract
 
 log = logging.getLogger("tf_toolkit.pipe_mode")
 
-_MODE = "TrainingInputMode"
 # How often is looked for a FIFO that is not there, and for how long. The platform makes the next one when the one
 # before is read.
 _LOOK_SECONDS = 0.02
@@ -106,10 +105,10 @@ def pipe_mode_channel(name: str, config_dir: Path, pipe_dir: Path, state_dir: Pa
     file = config_dir / contract.INPUT_DATA_CONFIG_FILE
     try:
         channels = json.loads(file.read_bytes())
-        modes = {key: str(value.get(_MODE, "File")) for key, value in channels.items()}
+        modes = {key: str(value.get(contract.INPUT_MODE, "File")) for key, value in channels.items()}
     except (OSError, ValueError, AttributeError) as error:
         raise PipeModeDatasetException(
-            f"{file}: {error}; it has the job's channels, name: {{{_MODE!r}: ...}}"
+            f"{file}: {error}; it has the job's channels, name: {{{contract.INPUT_MODE!r}: ...}}"
         ) from error
     if name not in modes:
         known = ", ".join(sorted(modes)) or "none"

@@ -7,11 +7,13 @@ that an iterator whose writer does nothing can be ended.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
+from tf_toolkit.contract import Paths
 from tf_toolkit.pipe_mode import compiled_reader, python_reader
 from tf_toolkit.pipe_mode.channel import PipeModeDatasetException, pipe_mode_channel
 from tf_toolkit.pipe_mode.source import FORMATS, Source
@@ -25,9 +27,9 @@ class PipeModeDataset(tf.data.Dataset):  # type: ignore[misc]
     Args:
         channel: the channel's name.
         record_format: ``RecordIO``, ``TFRecord`` or ``TextLine``.
-        state_dir: where the number of the next pass is kept; it is made.
-        pipe_dir: where the platform's FIFOs are.
-        config_dir: where inputdataconfig.json is.
+        state_dir: where the number of the next pass is kept; it is made. ``/opt/ml/pipe_state`` if none is given.
+        pipe_dir: where the platform's FIFOs are, ``/opt/ml/input/data``.
+        config_dir: where inputdataconfig.json is, ``/opt/ml/input/config``. All three follow ``SAGEMAKER_BASE_DIR``.
         benchmark: print how long the reading of each pass took, in milliseconds, its bytes, and GB/s.
         benchmark_records_interval: print a line each time that so many records were read; 0 for none.
         max_corrupted_records_to_skip: of TFRecord, how many records in a row may be left out because their checksum
@@ -44,9 +46,9 @@ class PipeModeDataset(tf.data.Dataset):  # type: ignore[misc]
         self,
         channel: str,
         record_format: str = "RecordIO",
-        state_dir: str = "/opt/ml/pipe_state",
-        pipe_dir: str = "/opt/ml/input/data",
-        config_dir: str = "/opt/ml/input/config",
+        state_dir: str | None = None,
+        pipe_dir: str | None = None,
+        config_dir: str | None = None,
         benchmark: bool = False,
         benchmark_records_interval: int = 0,
         max_corrupted_records_to_skip: int = 0,
@@ -59,8 +61,14 @@ class PipeModeDataset(tf.data.Dataset):  # type: ignore[misc]
             raise PipeModeDatasetException(
                 f"max_corrupted_records_to_skip is for TFRecord: {record_format} has no checksums"
             )
+        paths = Paths.of(os.environ)
         self._source = Source(
-            channel=pipe_mode_channel(channel, Path(config_dir), Path(pipe_dir), Path(state_dir)),
+            channel=pipe_mode_channel(
+                channel,
+                Path(config_dir or paths.input_config),
+                Path(pipe_dir or paths.input_data),
+                Path(state_dir or paths.pipe_state),
+            ),
             record_format=record_format,
             verify=verify_checksums,
             may_skip=max_corrupted_records_to_skip,

@@ -9,7 +9,8 @@ import math
 import signal
 import threading
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from tf_toolkit import contract, signals
@@ -17,8 +18,9 @@ from tf_toolkit.contract import Paths
 from tf_toolkit.local import hosts
 from tf_toolkit.local.containers import copies
 from tf_toolkit.local.containers.client import DockerError
-from tf_toolkit.local.containers.daemon import Daemon, connected
+from tf_toolkit.local.containers.daemon import Bind, Daemon, connected
 from tf_toolkit.local.containers.streams import Streams
+from tf_toolkit.local.feeder import Feeder
 from tf_toolkit.local.job import Container, Job
 from tf_toolkit.local.terminal import say
 from tf_toolkit.supervisor import HEARING_SECONDS
@@ -31,17 +33,18 @@ _READING_SECONDS = 10.0
 _FAILURE = Paths(Path(contract.BASE_DIR)).failure
 
 
-def run_in_containers(job: Job, options: Container, stop_grace: float) -> list[int]:
+def run_in_containers(job: Job, options: Container, stop_grace: float, feeder: Feeder) -> list[int]:
     """Run the job to its end; each host's exit status. Its results lie in the job's root.
 
     A stop signal is forwarded; KILL follows after ``stop_grace`` seconds.
 
     Raises DockerError, UsageError and OSError.
     """
-    with signals.interruptible(False), connected(job.name) as daemon:
-        with signals.interruptible():
-            ids = _make(job, options, daemon)
-        statuses = _Run(daemon, options, ids).to_the_end(stop_grace)
+    with signals.interruptible(False), _no_input_left(job), connected(job.name) as daemon:
+        with feeder.feeding():
+            with signals.interruptible():
+                ids = _make(job, options, daemon)
+            statuses = _Run(daemon, options, ids).to_the_end(stop_grace)
         try:
             copies.copy_results(job, daemon, ids)
         except (DockerError, OSError):
@@ -51,20 +54,45 @@ def run_in_containers(job: Job, options: Container, stop_grace: float) -> list[i
     return statuses
 
 
+@contextmanager
+def _no_input_left(job: Job) -> Iterator[None]:
+    """Remove the directories of FIFOs at the end. They are mounts, without which nothing can be copied out."""
+    try:
+        yield
+    finally:
+        for paths in map(job.tree, job.hosts):
+            for directory in (paths.input_data, paths.input):
+                with suppress(OSError):
+                    directory.rmdir()
+
+
 def _make(job: Job, options: Container, daemon: Daemon) -> dict[str, str]:
     """Make what the job needs on the daemon; the containers' ids by host."""
     image = daemon.image(options.image)
+    if job.pipe_mode is not None:
+        daemon.check_pipes()
     with copies.packed_code(job) as code:
         daemon.network()
         daemon.volume()
         ids: dict[str, str] = {}
         for host, variables in _variables(job, options).items():
-            ids[host] = daemon.container(host, image, job.arguments, options, variables, job.channels)
+            ids[host] = daemon.container(host, image, job.arguments, options, variables, _binds(job, host))
             daemon.put(ids[host], copies.configuration(job, host))
             daemon.put(ids[host], code)
     names = f"{daemon.run}-{job.hosts[0]}" + (f" to {job.hosts[-1]}" if len(job.hosts) > 1 else "")
     say(f"{options.image} runs in {'containers' if len(job.hosts) > 1 else 'container'} {names}")
     return ids
+
+
+def _binds(job: Job, host: str) -> list[Bind]:
+    """What a host's container sees of this machine."""
+    inside = job.inside(host).input_data
+    if job.pipe_mode is not None:
+        return [Bind("the FIFOs of channels in Pipe mode", job.tree(host).input_data, inside)]
+    return [
+        Bind(f"channel {name!r}", path, inside / name if path.is_dir() else inside / name / path.name)
+        for name, path in job.channels.items()
+    ]
 
 
 def _variables(job: Job, options: Container) -> dict[str, dict[str, str]]:
@@ -182,6 +210,7 @@ class _Run:
                     self._kill_at = min(self._kill_at, time.monotonic() + stop_grace)
                 self._send(number)
             self._end_others_of_silent()
+            self._end_the_misfed()
             if time.monotonic() >= self._kill_at:
                 self._send(signal.SIGKILL)
                 self._kill_at = math.inf
@@ -223,6 +252,14 @@ class _Run:
 
     def _end_others_of_silent(self) -> None:
         if self._heard_by() <= time.monotonic():
-            self._ending = True
-            self._kill_at = time.monotonic() + contract.FAILURE_GRACE_SECONDS
-            self._send(signal.SIGTERM)
+            self._end_after_failure()
+
+    def _end_the_misfed(self) -> None:
+        """Where a channel in Pipe mode cannot be fed any more."""
+        if signals.interrupted() and not self._ending:
+            self._end_after_failure()
+
+    def _end_after_failure(self) -> None:
+        self._ending = True
+        self._kill_at = time.monotonic() + contract.FAILURE_GRACE_SECONDS
+        self._send(signal.SIGTERM)

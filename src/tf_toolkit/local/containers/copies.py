@@ -109,9 +109,10 @@ def configuration(job: Job, host: str) -> IO[bytes]:
     """A host's tree but for the code, as a tar."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as tar:
-        for path in (_TOP.root, _TOP.input, _TOP.input_config, _TOP.input_data, _TOP.model, _TOP.output):
+        # The directory of FIFOs is a mount.
+        data = (_TOP.input_data,) if job.pipe_mode is None else ()
+        for path in (_TOP.root, _TOP.input, _TOP.input_config, *data, _TOP.model, _TOP.output, _TOP.output_data):
             tar.addfile(_directory(str(path)))
-        tar.addfile(_directory(str(_TOP.output_data)))
         for name, content in documents(job, host).items():
             text = json.dumps(content, indent=2).encode("ascii")
             info = tarfile.TarInfo(str(_TOP.input_config / name))

@@ -6,9 +6,9 @@ import contextlib
 import io
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from tf_toolkit import contract, signals
 from tf_toolkit.contract import Paths
@@ -23,6 +23,14 @@ _HEADER_BYTES = 8
 _STDOUT = 1
 _NOT_RUNNING = 409
 _PIECE = 64 * 1024
+
+
+class Bind(NamedTuple):
+    """What a container sees of this machine, and cannot write to."""
+
+    what: str
+    source: Path
+    target: Path
 
 
 @contextlib.contextmanager
@@ -58,6 +66,16 @@ class Daemon:
                 f"--image {name!r}: the Docker daemon has no such image; `docker pull {name}` or `docker build` first"
             ) from error
 
+    def check_pipes(self) -> None:
+        """Raises DockerError where a FIFO of this machine cannot reach a container, as on another kernel."""
+        with asked("the Docker daemon does not say where it is"):
+            kernel = self._client.info()["KernelVersion"]
+        if kernel != os.uname().release:
+            raise DockerError(
+                "--input-mode Pipe: the Docker daemon is on another machine, or in a virtual one, which no FIFO of "
+                "this machine reaches; run without --image, or with a daemon of this machine"
+            )
+
     # What is made is made whole: a stop in between would leave something that is made after the removal.
 
     def network(self) -> None:
@@ -77,12 +95,12 @@ class Daemon:
         arguments: tuple[str, ...],
         options: Container,
         variables: Mapping[str, str],
-        channels: Mapping[str, Path],
+        binds: Sequence[Bind],
     ) -> str:
         """Make a host's container, which is not started; its id."""
         client = self._client
         config = client.create_host_config(
-            mounts=self._mounts(channels),
+            mounts=self._mounts(binds),
             network_mode=self.run,
             shm_size=_SHARED_MEMORY,
             mem_limit=options.memory,
@@ -91,7 +109,7 @@ class Daemon:
             nano_cpus=options.nano_cpus,
             device_requests=_devices(options),
         )
-        with signals.interruptible(False), _not_seen(channels), asked("the Docker daemon made no container"):
+        with signals.interruptible(False), _not_seen(binds), asked("the Docker daemon made no container"):
             made = client.create_container(
                 image,
                 ["train", *arguments],
@@ -106,16 +124,14 @@ class Daemon:
             )
         return str(made["Id"])
 
-    def _mounts(self, channels: Mapping[str, Path]) -> list[Any]:
+    def _mounts(self, binds: Sequence[Bind]) -> list[Any]:
         from docker.types import Mount
 
-        inside = Paths(Path(contract.BASE_DIR))
-        mounts = [Mount(str(inside.model), self.run, no_copy=True)]
-        for name, path in channels.items():
-            target = inside.input_data / name
-            target = target if path.is_dir() else target / path.name
-            mounts.append(Mount(str(target), os.path.realpath(path), type="bind", read_only=True))
-        return mounts
+        model = Paths(Path(contract.BASE_DIR)).model
+        return [
+            Mount(str(model), self.run, no_copy=True),
+            *(Mount(str(bind.target), os.path.realpath(bind.source), type="bind", read_only=True) for bind in binds),
+        ]
 
     def put(self, container: str, tar: IO[bytes]) -> None:
         """Unpack a tar at the container's root."""
@@ -226,16 +242,16 @@ def _devices(options: Container) -> list[Any] | None:
 
 
 @contextlib.contextmanager
-def _not_seen(channels: Mapping[str, Path]) -> Iterator[None]:
-    """Within, a folder that is not where the daemon is gives an error that names its channel."""
+def _not_seen(binds: Sequence[Bind]) -> Iterator[None]:
+    """Within, a folder that is not where the daemon is gives an error that names what lies in it."""
     try:
         yield
     except DockerError as error:
-        for name, path in channels.items():
-            if f"bind source path does not exist: {os.path.realpath(path)}" in str(error):
+        for bind in binds:
+            if f"bind source path does not exist: {os.path.realpath(bind.source)}" in str(error):
                 raise DockerError(
-                    f"channel {name!r}: {str(path)!r} is on this machine, and the Docker daemon on another, or in a "
-                    "container; have the data there under the same path"
+                    f"{bind.what}: {str(bind.source)!r} is on this machine, and the Docker daemon on another, or in a "
+                    "container; have it there under the same path"
                 ) from error
         raise
 
