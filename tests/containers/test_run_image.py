@@ -360,6 +360,24 @@ def test_results_that_could_not_be_copied_are_not_lost(desk: Path, build: Callab
     assert (desk / "model" / "weights").stat().st_size == 3_000_000
 
 
+def test_results_are_not_lost_with_a_channel(desk: Path, build: Callable[..., str]) -> None:
+    """Docker gives nothing out of a container whose mounts are gone."""
+    saves = "trap 'echo trained > /opt/ml/model/weights; exit 0' TERM; echo begun; while :; do sleep 0.1; done"
+    process = begin(desk, "code/dump.py", "--train", "data", of=build(SMALL, saves))
+    assert process.stdout is not None and process.stdout.readline() == b"begun\n"
+    (desk / "data").rename(desk / "away")
+
+    os.killpg(process.pid, signal.SIGTERM)
+    result = finish(process, desk, JOB_DEADLINE)
+
+    assert result.status == 125, result.log
+    assert f"channel 'train': '{desk}/data' is gone" in result.log
+    (desk / "data").mkdir()
+    for command in re.findall(r"`(docker [^`]*)`", result.log):
+        subprocess.run(["sh", "-c", command.replace("HOST", "algo-1")], cwd=desk, check=True, timeout=DEADLINE)
+    assert (desk / "model" / "weights").read_text() == "trained\n"
+
+
 def test_an_image_whose_user_is_not_root(desk: Path, build: Callable[..., str]) -> None:
     unprivileged = build(f"FROM {image()}\nUSER 1234\n")
     (desk / "code" / "dump.py").chmod(0o600)

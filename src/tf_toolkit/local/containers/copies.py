@@ -126,6 +126,13 @@ def copy_results(job: Job, daemon: Daemon, containers: dict[str, str]) -> None:
 
     What leads out of them, and what is no file, directory or link, stays behind.
     """
+    for channel, path in job.channels.items():
+        # The daemon would say that there are no results either.
+        if not path.exists():
+            raise DockerError(
+                f"channel {channel!r}: {str(path)!r} is gone, and without its mounts a container gives nothing out; "
+                "make it anew, empty"
+            )
     inside = Paths(Path(contract.BASE_DIR))
     stops = _Stops()
     job.model.mkdir(parents=True)

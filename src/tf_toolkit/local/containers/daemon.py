@@ -207,7 +207,7 @@ class Daemon:
         copy = f"docker cp {self.run}-HOST:{contract.BASE_DIR}/model ."
         remove = f"docker rm $(docker ps --all --quiet --filter label={LABEL}={self.run})"
         say(
-            f"the job has ended, and its results could not be copied: once there is room, `{copy}` copies them; then "
+            f"the job has ended, and its results could not be copied: once they can, `{copy}` copies them; then "
             f"`{remove}` and `docker volume rm {self.run}; docker network rm {self.run}` remove what is left"
         )
 
