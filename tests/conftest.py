@@ -139,6 +139,25 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def saved_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of models, each <name>/1, that TensorFlow has written: see make_models.py; nobody writes there."""
+    return _written_by("make_models.py", tmp_path_factory.mktemp("saved_models"))
+
+
+@pytest.fixture(scope="session")
+def slow_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a model that takes as many seconds as it is given: see make_slow_model.py."""
+    return _written_by("make_slow_model.py", tmp_path_factory.mktemp("slow_model")) / "slow"
+
+
+def _written_by(program: str, folder: Path) -> Path:
+    environ = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    program_path = PROGRAMS / "serving" / program
+    subprocess.run([sys.executable, program_path, folder], check=True, timeout=10 * DEADLINE, env=environ)
+    return folder
+
+
 @contextlib.contextmanager
 def s3_server(address: str) -> Iterator[str]:
     """A local S3 endpoint of its own process (moto's server) at this machine's address; its URL."""

@@ -25,18 +25,16 @@ SOURCES = Path(__file__).parent.parent / "src"
 DRIVER = """
 import json, logging, os, sys
 from pathlib import Path
-from tf_toolkit import contract, errors, requirements, signals
-from tf_toolkit.config import read_config
+from tf_toolkit import errors, requirements, signals
 
 code, package, level = sys.argv[1:]
 logging.basicConfig(level=int(level), format="tf-toolkit %(message)s")
-config = read_config(contract.Paths(Path("/nowhere")), {})._replace(log_level=int(level))
 variables = {**os.environ, "PYTHONPATH": f"{code}:{os.environ['PYTHONPATH']}"}
 variables["SM_TRAINING_ENV"] = "x" * int(os.environ.get("SIZE", "2"))
 said = {"error": ""}
 try:
     with signals.interruptible():
-        requirements.install(Path(code), package == "True", config, variables, 20.0)
+        requirements.install(Path(code), package == "True", int(level) > logging.INFO, variables, 20.0)
 except errors.Stopped as stop:
     said = {"error": "Stopped", "signal": stop.signal_number}
 except errors.ToolkitError as error:

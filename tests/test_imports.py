@@ -28,14 +28,14 @@ SLOW = {
     "watchdog",
     "zipfile",
 }
-# But for what scripts import, and never the launcher: pipe_mode.
+# But for what the launcher never imports: pipe_mode, which scripts do, and serving, which is another program.
 IMPORT_ALL = """\
 import importlib, json, pathlib, sys
 import tf_toolkit
 root = pathlib.Path(tf_toolkit.__file__).parent.parent
 for file in root.glob("tf_toolkit/**/*.py"):
     *packages, module = file.relative_to(root).with_suffix("").parts
-    if module != "__main__" and "pipe_mode" not in packages:
+    if module != "__main__" and not {"pipe_mode", "serving"} & {*packages}:
         importlib.import_module(".".join(packages if module == "__init__" else [*packages, module]))
 print(json.dumps(sorted(sys.modules)))
 """

@@ -116,7 +116,10 @@ def read_config(paths: Paths, environ: Mapping[str, str]) -> JobConfig:
     job_name = environ.get("TRAINING_JOB_NAME")
     user = {name: value for name, value in decoded.items() if name not in framework and name not in reserved}
     user, warnings = _tuning_model_dir(user, reserved, job_name)
-    log_level, log_warnings = _log_level(reserved, environ)
+    # The variables win: the SDK sends the hyperparameter with every job, whether or not anybody chose it.
+    log_level, log_warnings = read_log_level(
+        environ.get("SM_LOG_LEVEL"), environ.get("SAGEMAKER_CONTAINER_LOG_LEVEL"), reserved.get(contract.LOG_LEVEL)
+    )
     _check_distribution(parameters, framework, groups)
     module = environ.get("SAGEMAKER_TRAINING_MODULE") or None
     if module is not None and not re.fullmatch(r"[\w.]+:[\w.]+", module):
@@ -265,13 +268,8 @@ def _tuning_model_dir(
     return {**user, contract.MODEL_DIR: f"{model_dir.rstrip('/')}/{job_name}/model"}, ()
 
 
-def _log_level(reserved: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[int, tuple[str, ...]]:
-    """The variables win: the SDK sends the hyperparameter with every job, whether or not anybody chose it."""
-    sources = (
-        environ.get("SM_LOG_LEVEL"),
-        environ.get("SAGEMAKER_CONTAINER_LOG_LEVEL"),
-        reserved.get(contract.LOG_LEVEL),
-    )
+def read_log_level(*sources: object) -> tuple[int, tuple[str, ...]]:
+    """The level that the first source given names, and what is to be said about it."""
     found = next((source for source in sources if source not in (None, "")), DEFAULT_LOG_LEVEL)
     text = str(found).strip().upper()
     if text in _LOG_LEVELS:

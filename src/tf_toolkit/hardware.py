@@ -92,6 +92,25 @@ def memory(root: Path = _ROOT) -> Memory:
     return Memory(0, None, None)
 
 
+def available_memory(root: Path = _ROOT) -> int | None:
+    """Bytes that this process may still take without being killed for it; None where nothing says."""
+    free = [
+        int(found[1]) * 1024
+        for found in re.finditer(r"^MemAvailable: +(\d+) kB$", _read(root / "proc/meminfo"), re.MULTILINE)
+    ]
+    for group in _cgroups("memory", root):
+        for limit_name, usage_name in (
+            ("memory.max", "memory.current"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+        ):
+            limit, usage = _number(group / limit_name), _number(group / usage_name)
+            if limit is not None and usage is not None and limit < _UNLIMITED:
+                # Pages of files that nobody reads are given back when they are needed.
+                cache = re.search(r"^(?:total_)?inactive_file (\d+)$", _read(group / "memory.stat"), re.MULTILINE)
+                free.append(limit - usage + (int(cache[1]) if cache else 0))
+    return max(0, min(free)) if free else None
+
+
 def _cgroups(controller: str, root: Path) -> Iterator[Path]:
     """This process's cgroup directory for a controller and its parents, nearest first.
 

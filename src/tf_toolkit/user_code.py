@@ -45,7 +45,8 @@ def install_user_code(config: JobConfig, paths: Paths, variables: Mapping[str, s
         found = ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
         raise SourceError(f"{source or directory} cannot be made ready to run: {found}") from error
     command = look(config, directory)
-    requirements.install(directory, installs_package(config, command), config, variables, stop_grace)
+    quiet = config.log_level > logging.INFO
+    requirements.install(directory, installs_package(config, command), quiet, variables, stop_grace)
     return command
 
 

@@ -8,6 +8,7 @@ wrongly; of ``doctor``, 0, or 1 where a check failed; 2 for a wrong command line
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import io
 import os
 import signal
@@ -78,6 +79,15 @@ _EXPLAIN_JSON = """\
   warnings                lines
 What is not known is so because the code is not on this machine.
 """
+_SERVE = """\
+Answer for the models below a folder, as an endpoint does: /invocations, /ping and TensorFlow Serving's REST API, for
+this machine alone. The README has the settings, which are environment variables. Control-C ends it.
+"""
+_SERVE_EXAMPLE = """\
+tf-toolkit serve --model-dir tf-toolkit-runs/train/model
+"""
+# What it imports that is not always there.
+_SERVING = ("httptools", "numpy", "orjson", "tensorflow", "uvicorn")
 _DOCTOR = """\
 Say whether this image and this machine are fit for training jobs: a line for each check, with what was found. Below a
 warning or a failure stands what to do about it. Nothing is installed or left behind.
@@ -179,6 +189,11 @@ def _parser() -> argparse.ArgumentParser:
     explain_parser.add_argument("--tree", metavar="DIR", help="explain the tree at DIR, which is like /opt/ml")
     explain_parser.add_argument("--json", action="store_true", help="print one JSON object")
     explain_parser.set_defaults(function=_explain)
+    serve_parser = _command(commands, "serve", "answer for the models in a folder", _SERVE, _SERVE_EXAMPLE)
+    serve_parser.usage = "tf-toolkit serve --model-dir DIR [--port PORT]"
+    serve_parser.add_argument("--model-dir", metavar="DIR", required=True, help="where models are, as in /opt/ml/model")
+    serve_parser.add_argument("--port", metavar="PORT", type=int, default=8080, help="of this machine alone; 8080")
+    serve_parser.set_defaults(function=_serve)
     doctor_parser = _command(commands, "doctor", "say whether this image and machine are fit", _DOCTOR, _DOCTOR_JSON)
     doctor_parser.usage = "tf-toolkit doctor [--json]"
     doctor_parser.add_argument("--json", action="store_true", help="print one JSON list")
@@ -333,6 +348,19 @@ def _explain(given: argparse.Namespace, arguments: Sequence[str]) -> int:
         raise UsageError(f"--tree {given.tree!r}: no such directory; give one that is like /opt/ml")
     explain_tree(tree, os.environ, arguments, given.json)
     return 0
+
+
+def _serve(given: argparse.Namespace, arguments: Sequence[str]) -> int:
+    if arguments:
+        raise UsageError("`serve` takes no arguments behind --")
+    if not 0 < given.port < 65536:
+        raise UsageError(f"--port {given.port}: a port is a number from 1 to 65535")
+    missing = [name for name in _SERVING if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UsageError(f"`serve` needs {', '.join(missing)}: pip install 'tf-toolkit[serving]', and TensorFlow")
+    from tf_toolkit.serving.serve import serve_folder
+
+    serve_folder(Path(given.model_dir), given.port)
 
 
 def _doctor(given: argparse.Namespace, arguments: Sequence[str]) -> int:

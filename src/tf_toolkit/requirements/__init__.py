@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tf_toolkit import contract
-from tf_toolkit.config import JobConfig
 from tf_toolkit.errors import JobDescriptionError
 
 log = logging.getLogger("tf_toolkit")
@@ -25,11 +24,13 @@ REQUIREMENTS_FILE = "requirements.txt"
 _PROTECT, _REPLACE, _SKIP = "protect", "replace", "skip"
 
 
-def install(directory: Path, package: bool, config: JobConfig, variables: Mapping[str, str], stop_grace: float) -> None:
+def install(directory: Path, package: bool, quiet: bool, variables: Mapping[str, str], stop_grace: float) -> None:
     """Install ``directory/requirements.txt`` if it is there, and the package in ``directory`` if ``package``.
 
-    ``variables`` is the whole environment of what is started. Raises InstallRequirementsError, or InstallModuleError
-    where there is a package, JobDescriptionError for a wrong setting, and Stopped.
+    The installer says little if ``quiet``. ``variables`` is the whole environment of what is started.
+
+    Raises InstallRequirementsError, or InstallModuleError where there is a package, JobDescriptionError for a wrong
+    setting, and Stopped.
     """
     mode = variables.get(contract.REQUIREMENTS) or _PROTECT
     if mode not in (_PROTECT, _REPLACE, _SKIP):
@@ -43,5 +44,4 @@ def install(directory: Path, package: bool, config: JobConfig, variables: Mappin
     # Only a job that installs something pays for it.
     from tf_toolkit.requirements import installation
 
-    quiet = config.log_level > logging.INFO
     installation.install(directory, package, mode == _PROTECT, quiet, variables, stop_grace)

@@ -28,7 +28,13 @@ _TENSORFLOW = (
     "tf-nightly-cpu",
     "tf-nightly-gpu",
 )
-_OTHERS = frozenset({"tf-keras", "keras", "horovod", "mpi4py", "tf-toolkit", "psutil", "retrying"})
+_OTHERS = frozenset(
+    {
+        *("tf-keras", "keras", "horovod", "mpi4py", "tf-toolkit", "psutil", "retrying"),
+        # Of `serve`.
+        *("httptools", "orjson", "uvicorn", "uvloop"),
+    }
+)
 _CUDA = "nvidia-"
 # The local part of a stand-in's version, https://peps.python.org/pep-0440/#local-version-identifiers, says whose place
 # it takes: "2.15.1+by.tensorflow.cpu".

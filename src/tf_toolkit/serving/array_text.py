@@ -1,0 +1,78 @@
+"""Arrays into JSON text, as TensorFlow Serving writes it: every number reads back as the same one of its type, floats
+always look like floats, and NaN, Infinity and -Infinity are bare words.
+
+Strings of outputs whose names end with ``_bytes`` are ``{"b64": ...}``, others are text; and so is, rather than broken
+JSON, a single one that is no UTF-8.
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import numpy as np
+import orjson
+
+from tf_toolkit.serving.engine import Array
+from tf_toolkit.serving.errors import invalid
+from tf_toolkit.serving.expectation import BYTES_SUFFIX
+from tf_toolkit.serving.json_arrays import BASE64_KEY
+
+_NULL = b"null"
+
+
+def array_text(name: str, array: Array, *, strict: bool = False) -> bytes:
+    """The array of an output of this name. ``strict`` JSON has no words for what is not finite: it is null there."""
+    if array.dtype.kind == "O":
+        return orjson.dumps(_strings(name, array))
+    # Scalars are not arrays to orjson, and it takes no strides.
+    text = orjson.dumps(array[()] if array.ndim == 0 else np.ascontiguousarray(array), option=_numeric(name, array))
+    # Among numbers, nothing else has this letter, and one is found faster than a word.
+    if strict or b"n" not in text:
+        return text
+    words = [b"NaN" if value != value else b"Infinity" if value > 0 else b"-Infinity" for value in _words(array)]
+    pieces = text.split(_NULL)
+    return pieces[0] + b"".join([word + piece for word, piece in zip(words, pieces[1:])])
+
+
+def rows(name: str, array: Array, *, strict: bool = False) -> list[Any]:
+    """What orjson writes as the array's rows, with OPT_SERIALIZE_NUMPY."""
+    if array.dtype.kind == "O":
+        return list(_strings(name, array))
+    if strict or not _has_words(array):
+        _numeric(name, array)
+        return list(np.ascontiguousarray(array))
+    return [orjson.Fragment(array_text(name, np.asarray(row))) for row in array]
+
+
+def text_or_base64(value: bytes) -> str | dict[str, str]:
+    """A string of an output that is text."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return _base64(value)
+
+
+def _base64(value: bytes) -> dict[str, str]:
+    return {BASE64_KEY: base64.b64encode(value).decode()}
+
+
+def _strings(name: str, array: Array) -> Any:
+    write = _base64 if name.endswith(BYTES_SUFFIX) else text_or_base64
+    written = np.empty(array.size, object)
+    written[:] = [write(value) for value in array.ravel().tolist()]
+    return written.reshape(array.shape).tolist()
+
+
+def _numeric(name: str, array: Array) -> int:
+    if array.dtype.kind not in "fiub":
+        raise invalid(f"Failed to write JSON value for tensor type: {array.dtype} of output: {name}")
+    return orjson.OPT_SERIALIZE_NUMPY
+
+
+def _has_words(array: Array) -> bool:
+    return array.dtype.kind == "f" and not bool(np.isfinite(array).all())
+
+
+def _words(array: Array) -> Any:
+    return array[~np.isfinite(array)].tolist()

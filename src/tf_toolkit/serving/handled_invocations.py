@@ -1,0 +1,65 @@
+"""POST /invocations where there are handlers: nothing is checked or converted before them."""
+
+from __future__ import annotations
+
+import re
+
+from tf_toolkit.serving import custom_attributes
+from tf_toolkit.serving.context import make
+from tf_toolkit.serving.handlers import Handlers
+from tf_toolkit.serving.registry import Registry
+from tf_toolkit.serving.request import JSON, Request, Response
+from tf_toolkit.serving.rest import answer
+from tf_toolkit.serving.routes import Route
+from tf_toolkit.serving.settings import Settings
+
+_CUSTOM_ATTRIBUTES = custom_attributes.HEADER.lower().encode()
+
+
+class HandledInvocations:
+    """The endpoint for the models of a registry."""
+
+    def __init__(self, handlers: Handlers, registry: Registry, default_model: str, settings: Settings) -> None:
+        self._handlers = handlers
+        self._registry = registry
+        self._default_model = default_model
+        self._settings = settings
+
+    def routes(self) -> list[Route]:
+        return [Route("/invocations", "/invocations", {"POST": self._invoke})]
+
+    async def _invoke(self, request: Request, match: re.Match[str] | None) -> Response:
+        asked = custom_attributes.parse(request.header(_CUSTOM_ATTRIBUTES))
+        name = asked.model_name or self._default_model
+        return await invoke(self._handlers, request, name, asked, self._registry, self._settings)
+
+
+async def invoke(
+    handlers: Handlers,
+    request: Request,
+    model_name: str,
+    asked: custom_attributes.CustomAttributes,
+    registry: Registry,
+    settings: Settings,
+) -> Response:
+    """A request for a model, through its handlers."""
+    # A label of the metrics, which clients must not make up.
+    request.model = model_name if model_name in registry.names() else ""
+    body = await request.body(settings.max_request_bytes)
+    context = make(
+        registry,
+        model_name,
+        asked,
+        rest_port=settings.rest_port,
+        custom_attributes=request.header(_CUSTOM_ATTRIBUTES),
+        content_type=request.header(b"content-type") or JSON,
+        accept=request.header(b"accept") or settings.default_accept,
+        content_length=len(body),
+        timeout=settings.timeout,
+    )
+
+    async def ask(sent: bytes) -> bytes:
+        version = None if asked.model_version is None else int(asked.model_version)
+        return await answer(registry.servable(model_name, version), context.method, sent)
+
+    return await handlers.answer(body, context, ask)

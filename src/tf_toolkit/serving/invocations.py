@@ -1,0 +1,55 @@
+"""POST /invocations: what the platform sends, for the model, version and method that its custom attributes name."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache, partial
+
+from tf_toolkit.serving import custom_attributes, media_types
+from tf_toolkit.serving.accept import render_invocation
+from tf_toolkit.serving.content import json_body, parse_invocation
+from tf_toolkit.serving.registry import Registry, Servable
+from tf_toolkit.serving.request import Request, Response
+from tf_toolkit.serving.rest import answer, size
+from tf_toolkit.serving.routes import Route
+from tf_toolkit.serving.settings import Settings
+from tf_toolkit.serving.work import off_the_loop
+
+# Clients send the same header with every request.
+_chosen = lru_cache(maxsize=1000)(media_types.choose)
+_CUSTOM_ATTRIBUTES = custom_attributes.HEADER.lower().encode()
+
+
+class Invocations:
+    """The endpoint for the models of a registry."""
+
+    def __init__(self, registry: Registry, default_model: str, settings: Settings) -> None:
+        self._registry = registry
+        self._default_model = default_model
+        self._settings = settings
+
+    def routes(self) -> list[Route]:
+        return [Route("/invocations", "/invocations", {"POST": self._answer})]
+
+    async def _answer(self, request: Request, match: re.Match[str] | None) -> Response:
+        return await self.invoke(request, None)
+
+    async def invoke(self, request: Request, model_name: str | None) -> Response:
+        """The answer to a request, for the model of that name; without one, for the one that the request asks for."""
+        asked = custom_attributes.parse(request.header(_CUSTOM_ATTRIBUTES))
+        version = None if asked.model_version is None else int(asked.model_version)
+        servable = self._registry.servable(model_name or asked.model_name or self._default_model, version)
+        request.model = servable.name
+        body = await request.body(self._settings.max_request_bytes)
+        content_type = request.header(b"content-type")
+        if asked.method in (None, "predict"):
+            return await self._predict(servable, body, content_type, request.header(b"accept"))
+        return Response(await answer(servable, asked.method or "", json_body(body, content_type)))
+
+    async def _predict(self, servable: Servable, body: bytes, content_type: str | None, accept: str | None) -> Response:
+        signatures = servable.engine.signatures
+        predict = await off_the_loop(len(body), partial(parse_invocation, body, content_type, signatures))
+        outputs = await servable.run(predict.signature_name, predict.inputs, predict.outputs)
+        media_type = _chosen(accept, self._settings.default_accept)
+        rendered = await off_the_loop(size(outputs), partial(render_invocation, predict, outputs, media_type))
+        return Response(rendered, media_type)

@@ -1,0 +1,171 @@
+"""uvicorn's HTTP protocol, for clients that are slow, or send what is no HTTP: neither may hold memory or a place.
+
+uvicorn bounds neither the size of headers nor the time that they, or the reading of an answer, may take. What is
+overridden are callbacks of asyncio.Protocol and of httptools, and what uvicorn calls when they raise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Any
+
+import orjson
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+HEADER_BYTES = 65_536
+# For the rest of a body whose request is answered already, as one that is too large is: a client that is sending does
+# not read, and the answer would be lost with the connection.
+_REST_SECONDS = 10.0
+# The same after an answer that ends the connection.
+_LAST_SECONDS = 1.0
+# httptools takes no body of a request that has this header; nobody needs what clients offer by it.
+_UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
+_IGNORED = b"\r\nignored:"
+_HEADERS_END = b"\r\n\r\n"
+_TOO_LARGE = (431, f"the request's headers are larger than {HEADER_BYTES} bytes")
+
+
+class Protocol(HttpToolsProtocol):
+    """One connection."""
+
+    # Seconds in which headers must have come, and something of an answer must have been taken.
+    timeout = 60.0
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._in_headers = True
+        # Where a packet ends within headers: how many bytes of them have come.
+        self._header_bytes = 0
+        self._packet_bytes = 0
+        self._messages = 0
+        self._refusal: tuple[int, str] | None = None
+        self._waiting: asyncio.TimerHandle | None = None
+        self._sending: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._wait(self.timeout)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        self._stop_sending()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._refusal is not None:
+            return
+        if self._in_headers:
+            data = _without_upgrade(data)
+        self._packet_bytes, messages = len(data), self._messages
+        super().data_received(data)
+        if not self._in_headers or self._messages != messages or self._refusal is not None:
+            return
+        self._header_bytes += len(data)
+        if self._header_bytes > HEADER_BYTES:
+            self._refuse(*_TOO_LARGE)
+        elif self._waiting is None:
+            self._wait(self.timeout)
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """A client that sends no more may still wait for its answer."""
+        waits = self._in_headers and self.cycle is not None and not self.cycle.response_complete
+        if waits:
+            self.shutdown()
+        return waits
+
+    def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade():
+            raise ValueError("it would be taken without its body")
+        if self._header_bytes + self._packet_bytes > HEADER_BYTES:
+            # Of these bytes some may be the body's.
+            size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+            if size > HEADER_BYTES:
+                # The parser ends, and calls send_400_response.
+                raise ValueError(_TOO_LARGE[1])
+        self._in_headers, self._header_bytes = False, 0
+        self._stop_waiting()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        # What comes now is the next request's headers.
+        self._in_headers = True
+        self._messages += 1
+        self._stop_waiting()
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if not self._in_headers and not self.transport.is_closing():
+            self._wait(_REST_SECONDS)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_sending()
+
+    def resume_writing(self) -> None:
+        self._stop_sending()
+        super().resume_writing()
+
+    def send_400_response(self, msg: str) -> None:
+        """What uvicorn calls for what is no HTTP."""
+        too_large = self._header_bytes + self._packet_bytes > HEADER_BYTES and self._in_headers
+        self._refuse(*(_TOO_LARGE if too_large else (400, msg)))
+
+    def _refuse(self, status: int, message: str) -> None:
+        self._refusal = (status, message)
+        at_work = self.cycle is not None and not self.cycle.response_complete
+        if at_work and (self._in_headers or self.pipeline or self.cycle.response_started):
+            # An earlier request, or an answer that has begun: it comes to its end, and then the connection.
+            self.shutdown()
+            return
+        body = orjson.dumps({"error": message})
+        head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+        self.transport.write(STATUS_LINE[status] + head + body)
+        if at_work:
+            # Who reads the broken body hears that the client is gone.
+            self.transport.close()
+        else:
+            self._wait(_LAST_SECONDS)
+
+    def _wait(self, seconds: float) -> None:
+        self._stop_waiting()
+        self._waiting = self.loop.call_later(seconds, self._waited_in_vain)
+
+    def _waited_in_vain(self) -> None:
+        self._waiting = None
+        if self._header_bytes and self._refusal is None:
+            self._refuse(408, f"the request's headers did not come within {self.timeout:g} s")
+        else:
+            self.transport.close()
+
+    def _stop_waiting(self) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
+
+    def _watch_sending(self) -> None:
+        self._stop_sending()
+        self._sending = self.loop.call_later(self.timeout, self._check_sending, self._unsent())
+
+    def _check_sending(self, before: int) -> None:
+        if self._unsent() < before:
+            self._watch_sending()
+        else:
+            self.transport.abort()
+
+    def _unsent(self) -> int:
+        return self.transport.get_write_buffer_size()
+
+    def _stop_sending(self) -> None:
+        if self._sending is not None:
+            self._sending.cancel()
+            self._sending = None
+
+
+def _without_upgrade(data: bytes) -> bytes:
+    """A packet that begins in headers, with another name for that one."""
+    if b"pgrade:" not in data and b"PGRADE:" not in data:
+        return data
+    head, end, rest = data.partition(_HEADERS_END)
+    return _UPGRADE.sub(_IGNORED, head) + end + rest
