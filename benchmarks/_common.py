@@ -64,21 +64,23 @@ def environment(name: str, steps: Iterable[Sequence[str]]) -> Path:
     return venv
 
 
-def wheel() -> Path:
-    """Our wheel, built of the sources as they are."""
-    about = [ROOT / name for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE")]
-    code = sorted((ROOT / "src" / "tf_toolkit").rglob("*.py"))
+def wheel(folder: Path = ROOT) -> Path:
+    """A wheel of ours, built of the sources as they are."""
+    names = ("setup.cfg", "setup.py", "pyproject.toml", "README.md", "LICENSE")
+    about = [folder / name for name in names if (folder / name).exists()]
+    code = sorted(path for path in (folder / "src").rglob("*") if path.suffix in {".py", ".c", ".h", ".pth"})
     digest = hashlib.sha256(b"\0".join(path.read_bytes() for path in [*about, *code])).hexdigest()[:16]
-    folder = CACHE / "wheels" / digest
-    if not list(folder.glob("*.whl")):
+    wheels = CACHE / "wheels" / digest
+    if not list(wheels.glob("*.whl")):
         builder = environment("builder", [("wheel",)])
         # Out of a copy: in place, setuptools would put what an earlier build left behind into the wheel.
         with tempfile.TemporaryDirectory() as copy:
             for path in about:
                 shutil.copy(path, copy)
-            shutil.copytree(ROOT / "src", Path(copy, "src"), ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-            pip(builder, "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), copy)
-    (built,) = folder.glob("*.whl")
+            ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+            shutil.copytree(folder / "src", Path(copy, "src"), ignore=ignored)
+            pip(builder, "wheel", "--quiet", "--no-deps", "--wheel-dir", str(wheels), copy)
+    (built,) = wheels.glob("*.whl")
     return built
 
 

@@ -9,6 +9,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -22,15 +23,22 @@ enum format { RECORD_IO, TF_RECORD, TEXT_LINE };
 enum state { DONE, NOTHING_YET, END, FAILED };
 
 enum {
-  BUFFER_BYTES = 1 << 16,
+  /* A line that fits is copied once, into memory of its size. */
+  BUFFER_BYTES = 1 << 18,
+  /* At once, into the buffer: what has just been copied is still in the processor's cache. */
+  READ_BYTES = 1 << 16,
   /* What is handed out at once where no number of records is asked for. */
   CHUNK_BYTES = 1 << 18,
   /* Memory is asked for as the stream comes: a length says nothing. */
   STEP_BYTES = 1 << 20,
   /* What is still to come of a record goes past the buffer from here on. */
   DIRECT_BYTES = 1 << 14,
+  /* And so much of what follows it into the buffer: the next header, and little that would be copied twice. */
+  AHEAD_BYTES = 1 << 12,
   /* Then the operation comes back, so that an iterator can be ended whose writer does nothing. */
   WAIT_MILLISECONDS = 100,
+  /* Some batches; the C library goes up to twice as much by itself. */
+  KEPT_BYTES = 1 << 25,
   LENGTH_BYTES = 8,
   CRC_BYTES = 4,
   RECORD_IO_HEADER_BYTES = 8,
@@ -64,6 +72,8 @@ typedef struct reader {
   /* Bytes that were read, from start to end, and nothing was made of yet. */
   size_t start, end;
   char buffer[BUFFER_BYTES];
+  /* So many of them, from start, have no newline. */
+  size_t searched;
   /* The record that is being read, and what is still to come of its frame. */
   tstring record;
   bool in_frame, more_frames;
@@ -98,10 +108,11 @@ static enum state fail(reader *r, const char *format, ...) {
 
 /* ---- bytes ---- */
 
-/* Read at most that many bytes; *got of them where the state is DONE. */
-static enum state receive(reader *r, char *into, size_t size, size_t *got) {
+/* Read at most that many bytes; *got of them where the state is DONE. `ahead` goes on after `into`. */
+static enum state receive(reader *r, struct iovec into, struct iovec ahead, size_t *got) {
+  struct iovec places[] = {into, ahead};
   for (;;) {
-    ssize_t came = r->ended ? 0 : read(r->fd, into, size);
+    ssize_t came = r->ended ? 0 : readv(r->fd, places, 2);
     if (came > 0) {
       *got = (size_t)came;
       return DONE;
@@ -113,20 +124,21 @@ static enum state receive(reader *r, char *into, size_t size, size_t *got) {
     if (ready < 0 && errno != EINTR) return fail(r, "it cannot be waited for: %s", strerror(errno));
     if (ready <= 0) return NOTHING_YET;
     /* Without POLLIN the last writer has gone; before one came there is no POLLHUP: pipe(7), poll(2). */
-    if (!(fifo.revents & POLLIN) || came == 0 && r->is_file) r->ended = true;
+    if (!(fifo.revents & POLLIN) || (came == 0 && r->is_file)) r->ended = true;
   }
 }
 
 /* Have that many bytes in the buffer. END where the stream has fewer. */
 static enum state fill(reader *r, size_t size) {
   while (r->end - r->start < size) {
-    if (r->start > 0) {
+    if (r->start == r->end || BUFFER_BYTES - r->end < READ_BYTES) {
       memmove(r->buffer, r->buffer + r->start, r->end - r->start);
       r->end -= r->start;
       r->start = 0;
     }
-    size_t got = 0;
-    enum state state = receive(r, r->buffer + r->end, BUFFER_BYTES - r->end, &got);
+    size_t room = BUFFER_BYTES - r->end, got = 0;
+    struct iovec into = {r->buffer + r->end, room < READ_BYTES ? room : READ_BYTES};
+    enum state state = receive(r, into, (struct iovec){NULL, 0}, &got);
     if (state != DONE) return state;
     r->end += got;
   }
@@ -157,7 +169,11 @@ static enum state payload(reader *r) {
       memcpy(into, r->buffer + r->start, got);
       take(r, got);
     } else {
-      enum state state = receive(r, into, piece, &got);
+      struct iovec ahead = {r->buffer, piece == r->missing ? AHEAD_BYTES : 0};
+      enum state state = receive(r, (struct iovec){into, piece}, ahead, &got);
+      r->start = 0;
+      r->end = got > piece ? got - piece : 0;
+      got -= r->end;
       r->offset += got;
       if (state != DONE) {
         tstring_resize(&r->record, have);
@@ -241,26 +257,40 @@ static enum state read_record_io(reader *r) {
   }
 }
 
+/* Bytes of the line go from the buffer into the record. */
+static enum state add_text(reader *r, size_t size) {
+  size_t have = tstring_size(&r->record);
+  if (!tstring_resize(&r->record, have + size)) return fail(r, "there is no memory for its %zu bytes", have + size);
+  memcpy(tstring_data(&r->record) + have, r->buffer + r->start, size);
+  take(r, size);
+  r->searched = 0;
+  return DONE;
+}
+
 static enum state read_text_line(reader *r) {
   if (!r->in_frame) r->record_offset = r->offset;
   for (;;) {
-    enum state state = fill(r, r->offset == 0 ? 2 : 1);
-    if (state == END && r->start == r->end) {
-      if (!r->in_frame) return END;
+    enum state state = fill(r, r->offset == 0 && r->searched == 0 ? 2 : r->searched + 1);
+    if (state != DONE && state != END) return state;
+    const char *from = r->buffer + r->start;
+    size_t there = r->end - r->start;
+    if (r->offset == 0 && there >= 2 && memcmp(from, "\x1f\x8b", 2) == 0) return bad_header(r, "this is no text");
+    const char *newline = memchr(from + r->searched, '\n', there - r->searched);
+    if (newline != NULL) {
+      state = add_text(r, (size_t)(newline - from));
+      if (state != DONE) return state;
+      take(r, 1);
       r->in_frame = false;
       return DONE;
     }
-    if (state != DONE && state != END) return state;
-    const char *from = r->buffer + r->start;
-    if (r->offset == 0 && memcmp(from, "\x1f\x8b", 2) == 0) return bad_header(r, "this is no text");
-    size_t there = r->end - r->start, have = tstring_size(&r->record);
-    const char *newline = memchr(from, '\n', there);
-    size_t piece = newline == NULL ? there : (size_t)(newline - from);
-    if (!tstring_resize(&r->record, have + piece)) return fail(r, "there is no memory for its %zu bytes", have + piece);
-    memcpy(tstring_data(&r->record) + have, from, piece);
-    take(r, piece + (newline != NULL));
-    r->in_frame = newline == NULL;
-    if (newline != NULL) return DONE;
+    r->searched = there;
+    if (state == DONE && there < BUFFER_BYTES) continue;
+    if (state == END && there == 0 && !r->in_frame) return END;
+    /* The last line, or the beginning of one that is longer than the buffer. */
+    bool is_last = state == END;
+    state = add_text(r, there);
+    r->in_frame = !is_last;
+    if (state != DONE || is_last) return state;
   }
 }
 
@@ -442,8 +472,16 @@ static void infer_shapes(TF_ShapeInferenceContext *context, TF_Status *status) {
   TF_DeleteShapeHandle(scalar);
 }
 
+/* The C library gives the memory of a batch back to the kernel when that is freed, and takes it anew, page by page, for
+   the next: that costs as much as reading. Once a block is freed it keeps twice its size: mallopt(3), M_MMAP_THRESHOLD. */
+static void keep_memory(void) {
+  void *volatile block = malloc(KEPT_BYTES / 2);
+  free(block);
+}
+
 __attribute__((constructor)) static void register_operation(void) {
   crc32c_prepare();
+  keep_memory();
   TF_Status *status = TF_NewStatus();
   TF_OpDefinitionBuilder *operation = TF_NewOpDefinitionBuilder("TfToolkitReadRecords");
   TF_OpDefinitionBuilderAddInput(operation, "reader: int64");

@@ -35,13 +35,19 @@ class Parser(ABC):
 
     def __init__(self) -> None:
         self.error: str | None = None
-        # How many records came before the one that is being read, and where in the stream that begins.
+        # How many records came before the one that is being read.
         self.number = 0
-        self.offset = 0
+        # Bytes that something was made of.
+        self._used = 0
         self._pieces: list[bytes] = []
         self._have = 0
         # With fewer bytes than these nothing can be made of them.
         self._need = 1
+
+    @property
+    def offset(self) -> int:
+        """Where in the stream the record begins that is being read."""
+        return self._used
 
     def feed(self, piece: bytes) -> list[bytes]:
         """The records that are whole with this piece of the stream."""
@@ -53,7 +59,7 @@ class Parser(ABC):
         records, used = self._parse(data)
         self._pieces = [data[used:]]
         self._have -= used
-        self.offset += used
+        self._used += used
         return records
 
     def finish(self) -> list[bytes]:
@@ -81,7 +87,14 @@ class RecordIO(Parser):
     def __init__(self) -> None:
         super().__init__()
         self._parts: list[bytes] = []
+        # Of the stream, that these parts took.
+        self._part_bytes = 0
         self._need = _RECORD_IO_HEADER.size
+
+    @property
+    def offset(self) -> int:
+        """Where in the stream the record begins that is being read, with the first of its parts."""
+        return self._used - self._part_bytes
 
     def _parse(self, data: bytes) -> tuple[list[bytes], int]:
         records: list[bytes] = []
@@ -106,7 +119,9 @@ class RecordIO(Parser):
                 records.append(payload)
                 self.number += 1
             else:
-                records += self._add_part(flag, payload)
+                found = self._add_part(flag, payload)
+                self._part_bytes = 0 if found else self._part_bytes + size + length + (-length & 3)
+                records += found
         self._need = size
         return records, at
 
