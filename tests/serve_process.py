@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from conftest import DEADLINE, wait_until
+from hosts import free_ports
 
 JSON = {"Content-Type": "application/json"}
 
@@ -46,7 +47,7 @@ class Server:
         (root / "model").mkdir(parents=True)
         for name, path in models.items():
             (root / "model" / name).symlink_to(path)
-        self.port = _free_ports()
+        self.port = free_ports(2)
         self.rest_port = self.port + 1
         inherited = {k: v for k, v in os.environ.items() if not re.match(r"SM_|SAGEMAKER|PYTHON", k)}
         self.stdout = root / "stdout"
@@ -145,14 +146,3 @@ def serving(root: Path, models: Mapping[str, Path], ready: bool = True, **enviro
         yield server
     finally:
         server.close()
-
-
-def _free_ports() -> int:
-    """The first of two that are free."""
-    while True:
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            port: int = first.getsockname()[1]
-            with contextlib.suppress(OSError, OverflowError):
-                second.bind(("127.0.0.1", port + 1))
-                return port

@@ -15,6 +15,7 @@ from typing import TextIO
 
 from tf_toolkit import hardware
 from tf_toolkit.errors import ExecuteUserScriptError
+from tf_toolkit.pipes import open_pipe
 from tf_toolkit.process import Exit, ProcessSpec, die_with_parent, shell_status
 from tf_toolkit.stderr import (
     LAST_WORDS_SECONDS,
@@ -23,7 +24,6 @@ from tf_toolkit.stderr import (
     Passing,
     Tee,
     masked,
-    open_pipe,
     prefixed,
 )
 

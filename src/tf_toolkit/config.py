@@ -145,11 +145,7 @@ def read_config(paths: Paths, environ: Mapping[str, str]) -> JobConfig:
         training_module=module,
         log_level=log_level,
         job_name=job_name,
-        region=reserved_text.get(contract.REGION, str, "")
-        or next(
-            (environ[name] for name in ("AWS_REGION", "SAGEMAKER_REGION", "AWS_DEFAULT_REGION") if environ.get(name)),
-            "",
-        ),
+        region=reserved_text.get(contract.REGION, str, "") or region(environ),
         warnings=(*warnings, *log_warnings),
     )
 
@@ -266,6 +262,12 @@ def _tuning_model_dir(
     if not job_name:
         return user, ("a tuning job without TRAINING_JOB_NAME: its jobs share one model_dir",)
     return {**user, contract.MODEL_DIR: f"{model_dir.rstrip('/')}/{job_name}/model"}, ()
+
+
+def region(environ: Mapping[str, str]) -> str:
+    """The AWS region that the environment names; empty where it names none."""
+    names = ("AWS_REGION", "SAGEMAKER_REGION", "AWS_DEFAULT_REGION")
+    return next((environ[name] for name in names if environ.get(name)), "")
 
 
 def read_log_level(*sources: object) -> tuple[int, tuple[str, ...]]:

@@ -74,6 +74,9 @@ class Paths(NamedTuple):
         return self.root / ".tf-toolkit-starting"
 
 
+# Of the lines that our own programs write to standard error.
+LOG_FORMAT = "%(asctime)s tf-toolkit %(levelname)-7s %(message)s"
+
 HYPERPARAMETERS_FILE = "hyperparameters.json"
 RESOURCE_CONFIG_FILE = "resourceconfig.json"
 INPUT_DATA_CONFIG_FILE = "inputdataconfig.json"

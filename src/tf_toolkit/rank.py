@@ -34,8 +34,9 @@ from typing import NamedTuple
 from tf_toolkit import frames, signals
 from tf_toolkit.contract import DOOR, NOT_EXECUTABLE
 from tf_toolkit.lines import Marked
+from tf_toolkit.pipes import open_pipe
 from tf_toolkit.process import die_with_parent, shell_status
-from tf_toolkit.stderr import LAST_WORDS_SECONDS, LONGEST_END_SECONDS, LOST, KeptStderr, open_pipe
+from tf_toolkit.stderr import LAST_WORDS_SECONDS, LONGEST_END_SECONDS, LOST, KeptStderr
 
 # What a script left running may hold its streams for ever.
 DRAIN_SECONDS = 5.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import math
 import os
 import select
@@ -23,23 +22,12 @@ LONGEST_END_SECONDS = 60.0
 LOST = b"\n[...]\n"
 # Pieces that stay in the processor's cache from one copy to the next; larger ones pass more slowly.
 _CHUNK = 32 * 1024
-_PIPE_SIZE = 256 * 1024
 # Cyan, yellow, green, magenta and blue of a terminal; red looks like a mistake.
 _COLOURS = (36, 33, 32, 35, 34)
 _TRACEBACK_HEADER = b"Traceback (most recent call last):"
-# fcntl.F_SETPIPE_SZ, which Python names from 3.10 on.
-_F_SETPIPE_SZ = 1031
 
 # Entered with each piece of standard error while that piece is written out.
 Around = Callable[[bytes], contextlib.AbstractContextManager[object]]
-
-
-def open_pipe() -> tuple[int, int]:
-    """A pipe that holds much, so that a script that writes much seldom waits."""
-    reader, writer = os.pipe2(os.O_CLOEXEC)
-    with contextlib.suppress(OSError):
-        fcntl.fcntl(writer, _F_SETPIPE_SZ, _PIPE_SIZE)
-    return reader, writer
 
 
 class KeptStderr:

@@ -29,7 +29,7 @@ log = logging.getLogger("tf_toolkit")
 
 def main() -> int:
     """The process; returns an exit status only where it cannot serve."""
-    logging.basicConfig(format="%(asctime)s tf-toolkit %(levelname)-7s %(message)s")
+    logging.basicConfig(format=contract.LOG_FORMAT)
     log.setLevel(int(os.environ.get("SM_LOG_LEVEL") or logging.INFO))
     try:
         task = tf_config.read(os.environ.get(tf_config.NAME))

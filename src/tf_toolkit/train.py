@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from tf_toolkit import signals, supervisor, sync
 from tf_toolkit.config import JobConfig, read_config
-from tf_toolkit.contract import LEFT_OUT_FILE, STOP_GRACE, STOP_GRACE_SECONDS, Paths
+from tf_toolkit.contract import LEFT_OUT_FILE, LOG_FORMAT, STOP_GRACE, STOP_GRACE_SECONDS, Paths
 from tf_toolkit.environment import build_environment, fit
 from tf_toolkit.errors import JobDescriptionError
 from tf_toolkit.hardware import detect_hardware
@@ -145,7 +145,7 @@ def _start_log(report: Report) -> None:
     """To standard error, so that standard output is the script's alone."""
     logging.raiseExceptions = False
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s tf-toolkit %(levelname)-7s %(message)s"))
+    handler.setFormatter(logging.Formatter(LOG_FORMAT))
     handler.addFilter(report.mask)
     log.addHandler(handler)
     log.propagate = False

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import signal
-import socket
 import urllib.request
 from pathlib import Path
 
 from command_line import finish, one_line, start, tf_toolkit
 from conftest import DEADLINE, wait_until
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-    return port
+from hosts import free_ports
 
 
 def test_a_folder_s_models_answer_until_control_c(tmp_path: Path, saved_models: Path) -> None:
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "half_plus_two").symlink_to(saved_models / "half_plus_two")
-    url = f"http://127.0.0.1:{(port := free_port())}"
+    url = f"http://127.0.0.1:{(port := free_ports(1))}"
     process = start(tmp_path, "serve", "--model-dir", "models", "--port", str(port))
 
     def is_ready() -> bool:

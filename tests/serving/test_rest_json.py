@@ -14,7 +14,8 @@ from hypothesis.extra import numpy as arrays
 from signatures import FLOAT, INT32, STRING, default, signature, tensor
 from tf_toolkit.serving.errors import ModelRunError, RequestError
 from tf_toolkit.serving.expectation import explained
-from tf_toolkit.serving.rest_json import PredictRequest, error_body, parse_predict, render_predict
+from tf_toolkit.serving.request import error_body
+from tf_toolkit.serving.rest_json import PredictRequest, parse_predict, render_predict
 from tf_toolkit.serving.signature import NUMPY_TYPES, DataType, Signature
 
 ONE = default({"x": tensor(FLOAT, [-1, 3])})

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import gzip
 import itertools
 import os
@@ -17,13 +16,10 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from tf_toolkit import signals
+from tf_toolkit import pipes, signals
 from tf_toolkit.local.channel_files import ChannelFiles, FeedError, channels_in_pipe_mode
 from tf_toolkit.local.job import Job
 
-# fcntl.F_SETPIPE_SZ, which Python names from 3.10 on; what anybody may ask for: pipe(7).
-_F_SETPIPE_SZ = 1031
-_PIPE_BYTES = 1 << 20
 # Whoever the user of a container is may read the FIFOs of a channel.
 _DIRECTORY_MODE = 0o755
 _FIFO_MODE = 0o666
@@ -149,7 +145,7 @@ class _Feed(threading.Thread):
             with self._files.reading(path, epoch):
                 if self._files.zipped:
                     with gzip.open(path) as unzipped:
-                        while piece := unzipped.read(_PIPE_BYTES):
+                        while piece := unzipped.read(pipes.LARGEST):
                             pipe.write(piece)
                 else:
                     with path.open("rb", buffering=0) as file:
@@ -162,7 +158,7 @@ class _Feed(threading.Thread):
             with self._lock:
                 reader = self._fifos[0].open(os.O_RDONLY | os.O_NONBLOCK)
             with contextlib.suppress(BlockingIOError):
-                os.read(reader, _PIPE_BYTES)
+                os.read(reader, pipes.LARGEST)
             self.join(_END_SECONDS)
             os.close(reader)
         for fifo in self._fifos:
@@ -182,9 +178,7 @@ class _Pipe:
         self._descriptor = descriptor
         self._over = over
         os.set_blocking(descriptor, False)
-        # A user has 64 MiB of pipes altogether.
-        with contextlib.suppress(OSError):
-            fcntl.fcntl(descriptor, _F_SETPIPE_SZ, _PIPE_BYTES)
+        pipes.widen(descriptor, pipes.LARGEST)
         self._room = select.poll()
         self._room.register(descriptor, select.POLLOUT)
 
@@ -193,7 +187,7 @@ class _Pipe:
         while True:
             self._check()
             try:
-                if not os.sendfile(self._descriptor, file, None, _PIPE_BYTES):
+                if not os.sendfile(self._descriptor, file, None, pipes.LARGEST):
                     return
             except BlockingIOError:
                 self._room.poll()
@@ -202,7 +196,7 @@ class _Pipe:
                 if error.errno != errno.EINVAL:
                     raise
                 break
-        while piece := os.read(file, _PIPE_BYTES):
+        while piece := os.read(file, pipes.LARGEST):
             self.write(piece)
 
     def write(self, piece: bytes) -> None:

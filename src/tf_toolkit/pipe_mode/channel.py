@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from tf_toolkit import contract
+from tf_toolkit import contract, pipes
 
 log = logging.getLogger("tf_toolkit.pipe_mode")
 
@@ -26,9 +26,6 @@ log = logging.getLogger("tf_toolkit.pipe_mode")
 _LOOK_SECONDS = 0.02
 _SAY_SECONDS = 60.0
 WAIT_SECONDS = 600.0
-# fcntl.F_SETPIPE_SZ, which Python names from 3.10 on; what anybody may ask for: pipe(7).
-_F_SETPIPE_SZ = 1031
-_PIPE_BYTES = 1 << 20
 
 
 class PipeModeDatasetException(Exception):
@@ -156,6 +153,5 @@ def _opened(path: Path, channel: str, epoch: int) -> Iterator[int | None]:
     if stat.S_ISDIR(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise ChannelError(f"channel {channel!r}, epoch {epoch}: {path} is a directory, not a FIFO")
-    with contextlib.suppress(OSError):
-        fcntl.fcntl(descriptor, _F_SETPIPE_SZ, _PIPE_BYTES)
+    pipes.widen(descriptor, pipes.LARGEST)
     yield descriptor

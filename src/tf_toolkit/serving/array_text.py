@@ -59,8 +59,7 @@ def _base64(value: bytes) -> dict[str, str]:
 
 def _strings(name: str, array: Array) -> Any:
     write = _base64 if name.endswith(BYTES_SUFFIX) else text_or_base64
-    written = np.empty(array.size, object)
-    written[:] = [write(value) for value in array.ravel().tolist()]
+    written = np.array([write(value) for value in array.ravel().tolist()], object)
     return written.reshape(array.shape).tolist()
 
 

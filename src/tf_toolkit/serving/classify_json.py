@@ -163,9 +163,7 @@ def _inputs(examples: list[Any], context: Any, signature: Signature) -> dict[str
     if len(inputs) != 1 or next(iter(inputs.values())).dtype is not DataType.DT_STRING:
         listed = ", ".join(f"{name}: {type_name(info.dtype)}" for name, info in inputs.items())
         raise invalid(f"Every example must have exactly the features that are the inputs, {listed}; {_EXPECTED}")
-    serialized = np.empty(len(complete), object)
-    serialized[:] = [encode(example) for example in complete]
-    return dict.fromkeys(inputs, serialized)
+    return dict.fromkeys(inputs, np.array([encode(example) for example in complete], object))
 
 
 def _shaped(column: Array, known: tuple[int, ...] | None) -> Array:

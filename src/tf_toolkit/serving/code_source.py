@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from tf_toolkit.config import region
 from tf_toolkit.errors import SourceError
 
 log = logging.getLogger("tf_toolkit")
@@ -44,7 +45,7 @@ def fetch(environ: Mapping[str, str]) -> list[Path]:
     log.info("fetching %s", address)
     with tempfile.TemporaryDirectory(prefix="tf-toolkit-source-") as folder:
         file = Path(folder) / "source"
-        s3.download(address, file, _region(environ), environ)
+        s3.download(address, file, region(environ), environ)
         return [_unpacked(file, address)]
 
 
@@ -67,7 +68,7 @@ def fetch_common(environ: Mapping[str, str]) -> list[Path]:
     with tempfile.TemporaryDirectory(prefix="tf-toolkit-source-") as folder:
         for key in keys:
             file = Path(folder) / "source"
-            s3.download(f"s3://{bucket}/{key}", file, _region(environ), environ)
+            s3.download(f"s3://{bucket}/{key}", file, region(environ), environ)
             with file.open("rb") as content:
                 tree.add_file(key[len(prefix) + 1 :], 0o644, content)
     if not keys:
@@ -80,17 +81,11 @@ def _is_remote(named: str) -> bool:
     return named.lower().startswith("s3://")
 
 
-def _region(environ: Mapping[str, str]) -> str:
-    return next(
-        (environ[name] for name in ("AWS_REGION", "SAGEMAKER_REGION", "AWS_DEFAULT_REGION") if environ.get(name)), ""
-    )
-
-
 def _keys(bucket: str, prefix: str, environ: Mapping[str, str]) -> list[str]:
     """Of the objects below a prefix."""
     from tf_toolkit import s3
 
-    client = s3.client(_region(environ), environ)
+    client = s3.client(region(environ), environ)
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:

@@ -121,7 +121,6 @@ def make(
     timeout: float,
 ) -> Context:
     """The context of a request for ``model_name``. To be called on the event loop that models run on."""
-    version = None if asked.model_version is None else int(asked.model_version)
     method = asked.method or _PREDICT
     at_version = "" if asked.model_version is None else f"/versions/{asked.model_version}"
     context = Context(
@@ -137,7 +136,7 @@ def make(
         content_length=content_length,
         timeout=timeout,
     )
-    context._models = _Models(registry, asyncio.get_running_loop(), version)
+    context._models = _Models(registry, asyncio.get_running_loop(), asked.version)
     return context
 
 

@@ -93,9 +93,7 @@ def _values(body: bytes, numpy_type: np.dtype[Any]) -> Array:
         raise invalid("No values in 'instances' array: the body holds no record")
     if numpy_type.kind != "O":
         return np.frombuffer(values, numpy_type).reshape(count, columns)
-    texts = np.empty(len(values), object)
-    texts[:] = values
-    return texts.reshape(count, columns)
+    return np.array(values, object).reshape(count, columns)
 
 
 def _records(body: bytes) -> Iterator[tuple[int, list[str]]]:

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from tf_toolkit.serving.errors import invalid
 
-HEADER = "X-Amzn-SageMaker-Custom-Attributes"
+# As ASGI has it.
+HEADER = b"x-amzn-sagemaker-custom-attributes"
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 # The digits of 64 bits.
@@ -26,6 +27,11 @@ class CustomAttributes(NamedTuple):
     model_name: str | None = None
     model_version: str | None = None
     method: str | None = None
+
+    @property
+    def version(self) -> int | None:
+        """The version as a number."""
+        return None if self.model_version is None else int(self.model_version)
 
 
 def parse(header: str | None) -> CustomAttributes:

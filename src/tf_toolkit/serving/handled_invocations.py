@@ -7,13 +7,12 @@ import re
 from tf_toolkit.serving import custom_attributes
 from tf_toolkit.serving.context import make
 from tf_toolkit.serving.handlers import Handlers
+from tf_toolkit.serving.media_types import JSON
 from tf_toolkit.serving.registry import Registry
-from tf_toolkit.serving.request import JSON, Request, Response
+from tf_toolkit.serving.request import Request, Response
 from tf_toolkit.serving.rest import answer
 from tf_toolkit.serving.routes import Route
 from tf_toolkit.serving.settings import Settings
-
-_CUSTOM_ATTRIBUTES = custom_attributes.HEADER.lower().encode()
 
 
 class HandledInvocations:
@@ -29,7 +28,7 @@ class HandledInvocations:
         return [Route("/invocations", "/invocations", {"POST": self._invoke})]
 
     async def _invoke(self, request: Request, match: re.Match[str] | None) -> Response:
-        asked = custom_attributes.parse(request.header(_CUSTOM_ATTRIBUTES))
+        asked = custom_attributes.parse(request.header(custom_attributes.HEADER))
         name = asked.model_name or self._default_model
         return await invoke(self._handlers, request, name, asked, self._registry, self._settings)
 
@@ -51,7 +50,7 @@ async def invoke(
         model_name,
         asked,
         rest_port=settings.rest_port,
-        custom_attributes=request.header(_CUSTOM_ATTRIBUTES),
+        custom_attributes=request.header(custom_attributes.HEADER),
         content_type=request.header(b"content-type") or JSON,
         accept=request.header(b"accept") or settings.default_accept,
         content_length=len(body),
@@ -59,7 +58,6 @@ async def invoke(
     )
 
     async def ask(sent: bytes) -> bytes:
-        version = None if asked.model_version is None else int(asked.model_version)
-        return await answer(registry.servable(model_name, version), context.method, sent)
+        return await answer(registry.servable(model_name, asked.version), context.method, sent)
 
     return await handlers.answer(body, context, ask)

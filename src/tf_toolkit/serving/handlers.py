@@ -20,10 +20,11 @@ from tf_toolkit.errors import ExecuteUserScriptError
 from tf_toolkit.serving.context import Context
 from tf_toolkit.serving.errors import RequestError
 from tf_toolkit.serving.handler_threads import HandlerThreads
+from tf_toolkit.serving.media_types import JSON
 from tf_toolkit.serving.model_answer import ModelAnswer
 from tf_toolkit.serving.model_code import ModelCode
 from tf_toolkit.serving.model_modules import load
-from tf_toolkit.serving.request import JSON, Response, refusal
+from tf_toolkit.serving.request import Response, refusal
 
 log = logging.getLogger("tf_toolkit")
 

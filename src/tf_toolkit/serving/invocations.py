@@ -17,7 +17,6 @@ from tf_toolkit.serving.work import off_the_loop
 
 # Clients send the same header with every request.
 _chosen = lru_cache(maxsize=1000)(media_types.choose)
-_CUSTOM_ATTRIBUTES = custom_attributes.HEADER.lower().encode()
 
 
 class Invocations:
@@ -36,9 +35,8 @@ class Invocations:
 
     async def invoke(self, request: Request, model_name: str | None) -> Response:
         """The answer to a request, for the model of that name; without one, for the one that the request asks for."""
-        asked = custom_attributes.parse(request.header(_CUSTOM_ATTRIBUTES))
-        version = None if asked.model_version is None else int(asked.model_version)
-        servable = self._registry.servable(model_name or asked.model_name or self._default_model, version)
+        asked = custom_attributes.parse(request.header(custom_attributes.HEADER))
+        servable = self._registry.servable(model_name or asked.model_name or self._default_model, asked.version)
         request.model = servable.name
         body = await request.body(self._settings.max_request_bytes)
         content_type = request.header(b"content-type")

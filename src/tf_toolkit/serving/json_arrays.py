@@ -158,9 +158,7 @@ def _strings(values: list[Any], kinds: set[type]) -> Array | None:
         found = [value.encode() if type(value) is str else decoded(value) for value in values]
         if None in found:
             return None
-    array = np.empty(len(found), object)
-    array[:] = found
-    return array
+    return np.array(found, object)
 
 
 def decoded(value: dict[str, Any]) -> bytes | None:

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from tf_toolkit.serving import saved_model
 from tf_toolkit.serving.errors import ModelError
 
-SAVED_MODEL = "saved_model.pb"
 _SHOWN_ENTRIES = 40
 _KERAS_SUFFIXES = (".keras", ".h5", ".hdf5")
 
@@ -67,7 +67,7 @@ def _empty(base: Path, versions: Mapping[int, Path]) -> tuple[Path, ...]:
 def _saved_models(folder: Path) -> Iterator[Path]:
     """Folders with a SavedModel."""
     for directory, files in _folders(folder):
-        if SAVED_MODEL in files:
+        if saved_model.FILE_NAME in files:
             yield directory
 
 
@@ -97,8 +97,8 @@ def _none_found(folder: Path) -> str:
     tree = list(_tree(folder, ""))
     shown = [*tree[:_SHOWN_ENTRIES], *([f"... and {len(tree) - _SHOWN_ENTRIES} more"] if tree[_SHOWN_ENTRIES:] else [])]
     lines = [
-        f"no SavedModel bundles found! A model is a folder MODEL/VERSION/{SAVED_MODEL} at any depth below {folder}, "
-        f"where VERSION is a number. {_remedy(folder)}",
+        f"no SavedModel bundles found! A model is a folder MODEL/VERSION/{saved_model.FILE_NAME} at any depth below "
+        f"{folder}, where VERSION is a number. {_remedy(folder)}",
         *(f"  {line}" for line in shown or ["the folder is empty"]),
     ]
     return "\n".join(lines)
@@ -106,9 +106,9 @@ def _none_found(folder: Path) -> str:
 
 def _remedy(folder: Path) -> str:
     files = [directory / name for directory, names in _folders(folder) for name in names]
-    bundle = next((path for path in files if path.name == SAVED_MODEL), None)
+    bundle = next((path for path in files if path.name == saved_model.FILE_NAME), None)
     if bundle is not None and bundle.parent == folder:
-        return f"Move {SAVED_MODEL} and what lies beside it into a folder such as {folder / '1'}."
+        return f"Move {saved_model.FILE_NAME} and what lies beside it into a folder such as {folder / '1'}."
     if bundle is not None:
         return f"{bundle.parent.name!r} is no number: rename {bundle.parent}, such as to {bundle.parent.parent / '1'}."
     keras = next((path for path in files if path.suffix in _KERAS_SUFFIXES), None)

@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +29,7 @@ from tf_toolkit.serving.registry import Load, Registry, Servable, servables_of
 from tf_toolkit.serving.request import Request, Response, refusal
 from tf_toolkit.serving.routes import Route
 from tf_toolkit.serving.settings import Settings
+from tf_toolkit.serving.work import in_thread
 
 log = logging.getLogger("tf_toolkit")
 
@@ -110,11 +111,11 @@ class MultiModel:
 
     async def _load_model(self, name: str, url: str) -> None:
         began = time.monotonic()
-        found = await _in_thread(partial(_found, name, url, self._root))
+        found = await in_thread(partial(_found, name, url, self._root))
         servables = servables_of(found)
         try:
             for servable in servables:
-                await _in_thread(partial(servable.load, self._load))
+                await in_thread(partial(servable.load, self._load))
         except (MemoryError, ModelError) as error:
             await _unloaded([servable for servable in servables if not servable.error])
             no_memory = isinstance(error, MemoryError) or _EXHAUSTED in str(error)
@@ -172,14 +173,10 @@ def _success(message: str) -> Response:
     return Response(orjson.dumps({"success": message}))
 
 
-async def _in_thread(work: Callable[[], Any]) -> Any:
-    return await asyncio.get_running_loop().run_in_executor(None, work)
-
-
 async def _unloaded(servables: Sequence[Servable]) -> None:
     for servable in servables:
         await servable.unload()
     # What is free within the process is free for the next model, but not for the machine.
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
-        await _in_thread(partial(trim, 0))
+        await in_thread(partial(trim, 0))

@@ -10,8 +10,9 @@ import asyncio
 import re
 from typing import Any
 
-import orjson
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from tf_toolkit.serving.request import error_body
 
 HEADER_BYTES = 65_536
 # For the rest of a body whose request is answered already, as one that is too large is: a client that is sending does
@@ -119,7 +120,7 @@ class Protocol(HttpToolsProtocol):
             # An earlier request, or an answer that has begun: it comes to its end, and then the connection.
             self.shutdown()
             return
-        body = orjson.dumps({"error": message})
+        body = error_body(message)
         head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
         self.transport.write(STATUS_LINE[status] + head + body)
         if at_work:

@@ -69,9 +69,8 @@ class Servable:
         self, signature: str, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None
     ) -> dict[str, Array]:
         """See Engine.run."""
-        if self._runner is None:
-            raise RequestError(404, f"Servable not found for request: Specific({self.name}, {self.version})")
         signatures = self.engine.signatures
+        assert self._runner is not None
         self._running += 1
         try:
             answer = await self._runner.run(signature, inputs, outputs)

@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import orjson
 
 from tf_toolkit.serving.errors import RequestError
+from tf_toolkit.serving.media_types import JSON
 from tf_toolkit.serving.settings import MAX_REQUEST_SIZE
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-JSON = "application/json"
 # A body that comes in more slowly than so many bytes a second is given up in the end.
 _SLOWEST = 100_000
 _DIGITS_OF_A_LENGTH = 18
@@ -90,9 +90,13 @@ class Request:
 
 
 def refusal(status: int, message: str, *headers: tuple[bytes, bytes]) -> Response:
+    """An answer that says what went wrong."""
+    return Response(error_body(message), JSON, status, headers)
+
+
+def error_body(message: str) -> bytes:
     """``{"error": message}``; what is no Unicode in it becomes a question mark."""
-    body = orjson.dumps({"error": message.encode(errors="replace").decode()})
-    return Response(body, JSON, status, headers)
+    return orjson.dumps({"error": message.encode(errors="replace").decode()})
 
 
 def _too_large(limit: int) -> RequestError:

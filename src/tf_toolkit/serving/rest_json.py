@@ -95,11 +95,6 @@ def render_predict(request: PredictRequest, outputs: Mapping[str, Array], *, str
     return b'{"outputs":{%s}}' % b",".join([orjson.dumps(name) + b":" + text for name, text in texts.items()])
 
 
-def error_body(message: str) -> bytes:
-    """The body of an answer that says what went wrong."""
-    return orjson.dumps({"error": message.encode(errors="replace").decode()})
-
-
 def parse_object(body: bytes) -> dict[str, Any]:
     """The JSON object of a request. Raises RequestError."""
     document = parse(body)

@@ -128,7 +128,7 @@ def _load(settings: Settings, directory: Path) -> tuple[Engine, Runner]:
 def _start_log() -> None:
     logging.raiseExceptions = False
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s tf-toolkit %(levelname)-7s %(message)s"))
+    handler.setFormatter(logging.Formatter(contract.LOG_FORMAT))
     for name in ("tf_toolkit", "uvicorn.error", "asyncio"):
         logger = logging.getLogger(name)
         logger.addHandler(handler)

@@ -152,9 +152,7 @@ class SessionEngine:
 
 def _fit(name: str, array: Array, info: TensorInfo) -> Array:
     if info.dtype == DataType.DT_STRING:
-        strings = np.empty(array.size, object)
-        strings[:] = checks.strings(name, array)
-        return strings.reshape(array.shape)
+        return np.array(checks.strings(name, array), object).reshape(array.shape)
     if array.dtype != NUMPY_TYPES.get(info.dtype):
         raise checks.unfit(name, array, info.dtype)
     return array

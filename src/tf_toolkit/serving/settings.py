@@ -15,6 +15,7 @@ from tf_toolkit.config import read_log_level
 from tf_toolkit.contract import Paths
 from tf_toolkit.errors import JobDescriptionError
 from tf_toolkit.hardware import cpu_count
+from tf_toolkit.serving.media_types import JSON
 
 TIMEOUT = "SAGEMAKER_MODEL_SERVER_TIMEOUT_SECONDS"
 MAX_REQUEST_SIZE = "SAGEMAKER_MAX_REQUEST_SIZE"
@@ -109,7 +110,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         batching=_batching(variables, cpus, batch_transform),
         inter_op_threads=variables.number("SAGEMAKER_TFS_INTER_OP_PARALLELISM", 0),
         intra_op_threads=variables.number("SAGEMAKER_TFS_INTRA_OP_PARALLELISM", 0),
-        default_accept=environ.get("SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT") or "application/json",
+        default_accept=environ.get("SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT") or JSON,
         max_payload_mb=max_payload_mb,
         max_concurrent_transforms=variables.number(
             "SAGEMAKER_MAX_CONCURRENT_TRANSFORMS", max(1, min(cpus, _PAYLOADS_MB // max(1, max_payload_mb))), least=1

@@ -46,7 +46,7 @@ def array(message: memoryview) -> Array:
     if shape is None or min(shape, default=0) < 0 or math.prod(shape) > _MOST_ELEMENTS:
         raise wire.WireError(f"a tensor has the shape {shape}")
     if dtype == DataType.DT_STRING:
-        return _filled(_objects(strings), shape, b"")
+        return _filled(np.array(strings, object), shape, b"")
     if content:
         return _filled(_from_bytes(content[0], NUMPY_TYPES[dtype]), shape, 0)
     values = np.concatenate(numbers) if numbers else np.zeros(0)
@@ -58,12 +58,6 @@ def _from_bytes(value: memoryview, dtype: str) -> Array:
     if len(value) % np.dtype(dtype).itemsize:
         raise wire.WireError(f"a tensor of {dtype} has {len(value)} bytes")
     return np.frombuffer(value, dtype)
-
-
-def _objects(strings: list[bytes]) -> Array:
-    array = np.empty(len(strings), object)
-    array[:] = strings
-    return array
 
 
 def _filled(values: Array, shape: tuple[int, ...], empty: object) -> Array:

@@ -146,10 +146,8 @@ def _of_examples(message: memoryview, kind: int) -> Iterator[Request]:
         elif field == _MODEL_SPEC:
             specs = [part for number, part in wire.fields(wire.data(value)) if number == _MODEL_SPEC]
             signatures += [_signature_name(wire.data(spec)) for spec in specs]
-    array = np.empty(len(examples), object)
-    array[:] = examples
     for signature in signatures or [DEFAULT_SIGNATURE]:
-        yield Request(signature, {_EXAMPLES_INPUT: array})
+        yield Request(signature, {_EXAMPLES_INPUT: np.array(examples, object)})
 
 
 def _signature_name(model_spec: memoryview) -> str:

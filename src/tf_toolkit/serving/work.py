@@ -16,4 +16,9 @@ async def off_the_loop(size: int, work: Callable[[], _Result]) -> _Result:
     """What ``work`` returns, done in another thread where it goes over many bytes."""
     if size < _LARGE_BYTES:
         return work()
+    return await in_thread(work)
+
+
+async def in_thread(work: Callable[[], _Result]) -> _Result:
+    """What ``work`` returns, done in another thread."""
     return await asyncio.get_running_loop().run_in_executor(None, work)

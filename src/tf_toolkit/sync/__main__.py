@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from tf_toolkit import s3
+from tf_toolkit import contract, s3
 from tf_toolkit.errors import ToolkitError
 from tf_toolkit.sync import check_modules
 from tf_toolkit.sync.uploads import Uploads
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str]) -> int:
     # IO tells who holds a lease that a writer waits for; see uploads.py.
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGIO):
         signal.signal(number, signal.SIG_IGN)
-    logging.basicConfig(format="%(asctime)s tf-toolkit %(levelname)-7s %(message)s")
+    logging.basicConfig(format=contract.LOG_FORMAT)
     log.setLevel(int(os.environ.get("SM_LOG_LEVEL", logging.INFO)))
     directory, url = arguments
     try:
