@@ -238,8 +238,10 @@ def pytest_make_collect_report() -> Generator[None, Any, Any]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests in containers come last."""
+    """Tests in containers come last, and alone: how their hosts keep time is what many of them are about."""
     items.sort(key=_needs_containers)
+    for item in filter(_needs_containers, items):
+        item.add_marker(pytest.mark.xdist_group("containers"))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

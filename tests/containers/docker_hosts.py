@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import json
 import re
 import shutil
 import subprocess
+import tempfile
 import threading
 import time
 import uuid
@@ -33,11 +35,14 @@ PARAMETER_SERVERS = {"sagemaker_parameter_server_enabled": True}
 
 
 _building = threading.Lock()
+_LOCK = Path(tempfile.gettempdir()) / "tf-toolkit-test-images.lock"
 
 
 def image(tensorflow: str = NEWEST) -> str:
     """The CPU image of the working tree with Horovod, built once in a session; Docker keeps what did not change."""
-    with _building:
+    with _building, _LOCK.open("w") as lock:
+        # Of the processes among which the tests are divided, any may be building it.
+        fcntl.flock(lock, fcntl.LOCK_EX)
         return _built(tensorflow)
 
 
