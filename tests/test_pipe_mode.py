@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import random
 import subprocess
 import sys
 import time
@@ -277,6 +278,19 @@ def test_records_with_a_wrong_checksum_are_left_out_as_far_as_is_allowed(reader:
     assert read(pipes.dataset(**options, max_corrupted_records_to_skip=2)) == [b"good"] * 3
     assert read(pipes.dataset(**options, verify_checksums=False)).count(b"bad") == 3
     assert raises(pipes.dataset(**options, max_corrupted_records_to_skip=1))[0] == [b"good"]
+
+
+def test_one_wrong_bit_of_a_record_of_any_size_is_noticed(reader: str, pipes: Pipes) -> None:
+    numbers = random.Random(3)
+    records = [numbers.randbytes(size) for size in [*range(1, 900, 3), 4096, 100_003]]
+    data = b""
+    for record in records:
+        frame = bytearray(framed("TFRecord", record))
+        frame[12 + numbers.randrange(len(record))] ^= 1 << numbers.randrange(8)
+        data += framed("TFRecord", record) + frame
+    pipes.feed(data)
+
+    assert read(pipes.dataset(record_format="TFRecord", max_corrupted_records_to_skip=1)) == records
 
 
 def test_a_fifo_that_never_comes_is_named(reader: str, pipes: Pipes, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,10 +93,14 @@ class PipeModeDataset(tf.data.Dataset):  # type: ignore[misc]
         if batch_size < 1:
             return super().batch(batch_size, drop_remainder)
         batches = _chunks(self._source, batch_size)
-        if not drop_remainder:
-            return batches.filter(lambda records: tf.size(records) > 0)
-        whole = batches.filter(lambda records: tf.size(records) == batch_size)
-        return whole.map(lambda records: tf.ensure_shape(records, [batch_size]))
+        if drop_remainder:
+            whole = batches.filter(lambda records: tf.size(records) == batch_size)
+            batches = whole.map(lambda records: tf.ensure_shape(records, [batch_size]))
+        else:
+            batches = batches.filter(lambda records: tf.size(records) > 0)
+        # The next batch is read while this one is used. A pipeline without this at its end is given one by tf.data that
+        # keeps ever more batches.
+        return batches.prefetch(1)
 
 
 def _chunks(source: Source, wanted: int) -> tf.data.Dataset:

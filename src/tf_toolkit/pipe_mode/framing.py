@@ -15,6 +15,7 @@ from collections.abc import Callable
 _RECORD_IO_MAGIC = 0xCED7230A
 _RECORD_IO_HEADER = struct.Struct("<II")
 _LENGTH_BITS = 29
+_LENGTHS = (1 << _LENGTH_BITS) - 1
 _WHOLE, _FIRST, _MIDDLE = 0, 1, 2
 # https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details
 _TF_RECORD_HEADER = struct.Struct("<QI")
@@ -60,11 +61,14 @@ class Parser(ABC):
         self._pieces = [data[used:]]
         self._have -= used
         self._used += used
+        self.number += len(records)
         return records
 
     def finish(self) -> list[bytes]:
         """The stream's end: a last record, where it has no end of its own."""
-        return [] if self.error is not None else self._end(b"".join(self._pieces))
+        records = [] if self.error is not None else self._end(b"".join(self._pieces))
+        self.number += len(records)
+        return records
 
     @abstractmethod
     def _parse(self, data: bytes) -> tuple[list[bytes], int]:
@@ -75,7 +79,8 @@ class Parser(ABC):
         """A last record, or an error: the stream ends with these bytes, of which nothing was made."""
 
     def _fail(self, what: str, data: bytes = b"") -> None:
-        gzip = self.number == 0 and data.startswith(_GZIP_MAGIC)
+        """``data`` is the stream's beginning, if that is what is wrong."""
+        gzip = self._used == 0 and data.startswith(_GZIP_MAGIC)
         self.error = what + (
             "; this is a gzip stream: say compression='Gzip' of the channel, and it comes unzipped" if gzip else ""
         )
@@ -98,30 +103,31 @@ class RecordIO(Parser):
 
     def _parse(self, data: bytes) -> tuple[list[bytes], int]:
         records: list[bytes] = []
+        parts = self._parts
         at, end = 0, len(data)
-        size = _RECORD_IO_HEADER.size
+        size, unpack = _RECORD_IO_HEADER.size, _RECORD_IO_HEADER.unpack_from
         while end - at >= size:
-            magic, word = _RECORD_IO_HEADER.unpack_from(data, at)
-            flag, length = word >> _LENGTH_BITS, word & (1 << _LENGTH_BITS) - 1
+            magic, word = unpack(data, at)
+            flag, length = word >> _LENGTH_BITS, word & _LENGTHS
             if magic != _RECORD_IO_MAGIC:
-                self._fail("there is no RecordIO header", data[at:])
+                self._fail("there is no RecordIO header", b"" if at else data)
                 break
-            if not self._parts and flag > _FIRST:
+            if not parts and flag > _FIRST:
                 self._fail("this is a later part of a record that has no first one")
                 break
-            after = at + size + length + (-length & 3)
+            start = at + size
+            after = start + length + (-length & 3)
             if after > end:
                 self._need = after - at
                 return records, at
-            payload = data[at + size : at + size + length]
-            at = after
-            if flag == _WHOLE and not self._parts:
+            payload = data[start : start + length]
+            if flag == _WHOLE and not parts:
                 records.append(payload)
-                self.number += 1
             else:
                 found = self._add_part(flag, payload)
-                self._part_bytes = 0 if found else self._part_bytes + size + length + (-length & 3)
+                self._part_bytes = 0 if found else self._part_bytes + after - at
                 records += found
+            at = after
         self._need = size
         return records, at
 
@@ -131,8 +137,7 @@ class RecordIO(Parser):
         if more:
             return []
         whole = b"".join(self._parts)
-        self._parts = []
-        self.number += 1
+        self._parts.clear()
         return [whole]
 
     def _end(self, rest: bytes) -> list[bytes]:
@@ -143,7 +148,7 @@ class RecordIO(Parser):
                 self._fail("the stream ends between the parts of the record")
             return []
         _, word = _RECORD_IO_HEADER.unpack_from(rest)
-        flag, length = word >> _LENGTH_BITS, word & (1 << _LENGTH_BITS) - 1
+        flag, length = word >> _LENGTH_BITS, word & _LENGTHS
         payload = rest[_RECORD_IO_HEADER.size : _RECORD_IO_HEADER.size + length]
         if len(payload) < length:
             self._fail(_CUT_IN_RECORD)
@@ -172,10 +177,10 @@ class TFRecord(Parser):
         while end - at >= size:
             length, stated = _TF_RECORD_HEADER.unpack_from(data, at)
             if crc is not None and masked(crc(data[at : at + _LENGTH_BYTES])) != stated:
-                self._fail("the checksum of the record's length is wrong", data[at:])
+                self._fail("the checksum of the record's length is wrong", b"" if at else data)
                 return records, at
             if length >= _LONGEST_RECORD:
-                self._fail("the record's length is more than any stream has", data[at:])
+                self._fail("the record's length is more than any stream has", b"" if at else data)
                 return records, at
             after = at + size + length + _CRC.size
             if after > end:
@@ -190,7 +195,7 @@ class TFRecord(Parser):
                 return records, at
             else:
                 self._skipped += 1
-            self.number += 1
+                self.number += 1
             at = after
         self._need = size
         return records, at
@@ -217,7 +222,6 @@ class TextLine(Parser):
             self._fail("this is no text", data)
             return [], 0
         *records, rest = data.split(b"\n")
-        self.number += len(records)
         return records, len(data) - len(rest)
 
     def _end(self, rest: bytes) -> list[bytes]:
