@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,16 @@ log = logging.getLogger("tf_toolkit")
 class S3Address(NamedTuple):
     bucket: str
     key: str
+
+
+class Listed(NamedTuple):
+    """An object, as a list of them has it."""
+
+    key: str
+    # In bytes.
+    size: int
+    # In seconds since the epoch.
+    changed: float
 
 
 def parse(url: str) -> S3Address:
@@ -53,6 +63,16 @@ def client(region: str, environ: Mapping[str, str], service: str = "s3", tries: 
         raise JobDescriptionError(
             f"{service} cannot be used: {mask_urls(str(error))}; check the AWS_* variables"
         ) from error
+
+
+def listed(bucket: str, prefix: str, region: str, environ: Mapping[str, str]) -> Iterator[Listed]:
+    """All objects whose key begins so, sorted by key. Going through them raises boto3's own errors."""
+    pages = client(region, environ).get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+    return (
+        Listed(found["Key"], found["Size"], found["LastModified"].timestamp())
+        for page in pages
+        for found in page.get("Contents", ())
+    )
 
 
 def download(url: str, path: Path, region: str, environ: Mapping[str, str]) -> None:

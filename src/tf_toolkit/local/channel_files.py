@@ -14,7 +14,7 @@ from typing import NamedTuple
 from tf_toolkit.errors import ToolkitError
 from tf_toolkit.local.job import Job, UsageError
 
-_GZIP_MAGIC = b"\x1f\x8b"
+GZIP_MAGIC = b"\x1f\x8b"
 
 
 class FeedError(ToolkitError):
@@ -63,7 +63,7 @@ def channels_in_pipe_mode(job: Job) -> list[ChannelFiles]:
     zipped = job.pipe_mode.compression is not None
     found = []
     for channel, path in job.channels.items():
-        names = _names(channel, path)
+        names = names_below(path, f"channel {channel!r}")
         if not names:
             raise UsageError(f"channel {channel!r}: there is no file in {str(path)!r}; a pass would have no data")
         for name in names:
@@ -72,17 +72,21 @@ def channels_in_pipe_mode(job: Job) -> list[ChannelFiles]:
     return found
 
 
-def _names(channel: str, top: Path) -> list[str]:
+def names_below(top: Path, what: str) -> list[str]:
+    """Names of all files in a folder and below, relative to it, sorted as S3 lists them; of a file the empty name.
+
+    Raises UsageError, which begins with ``what`` the folder is.
+    """
     if not top.is_dir():
         return [""]
     try:
-        names = list(_files(channel, top, "", frozenset()))
+        names = list(_files(what, top, "", frozenset()))
     except OSError as error:
-        raise UsageError(f"channel {channel!r}: {error.filename!r}: {error.strerror}; make it readable") from error
+        raise UsageError(f"{what}: {error.filename!r}: {error.strerror}; make it readable") from error
     return sorted(names, key=os.fsencode)
 
 
-def _files(channel: str, top: Path, folder: str, above: frozenset[str]) -> Iterator[str]:
+def _files(what: str, top: Path, folder: str, above: frozenset[str]) -> Iterator[str]:
     """Names of the files in a folder and below; ``above`` are the folders that it lies in, for links may lead back."""
     real = os.path.realpath(top / folder)
     if real in above:
@@ -90,23 +94,21 @@ def _files(channel: str, top: Path, folder: str, above: frozenset[str]) -> Itera
     for entry in os.scandir(top / folder):
         name = f"{folder}{entry.name}"
         if entry.is_dir():
-            yield from _files(channel, top, f"{name}/", above | {real})
+            yield from _files(what, top, f"{name}/", above | {real})
         elif entry.is_file():
             yield name
         else:
-            raise UsageError(
-                f"channel {channel!r}: {str(top / name)!r} is neither a file nor a folder; take it out of the channel"
-            )
+            raise UsageError(f"{what}: {str(top / name)!r} is neither a file nor a folder; take it out of there")
 
 
 def _check(channel: str, path: Path, zipped: bool) -> None:
     """What can be known of a file before a job waits for it."""
     try:
         with path.open("rb", buffering=0) as file:
-            start = file.read(len(_GZIP_MAGIC)) if zipped else _GZIP_MAGIC
+            start = file.read(len(GZIP_MAGIC)) if zipped else GZIP_MAGIC
     except OSError as error:
         raise UsageError(f"channel {channel!r}: {str(path)!r}: {error.strerror}; make it readable") from error
-    if start != _GZIP_MAGIC:
+    if start != GZIP_MAGIC:
         raise UsageError(
             f"channel {channel!r}: {str(path)!r} is no gzip stream; with --compression Gzip all files of all channels "
             "are, so compress it, or leave the option out"

@@ -1,8 +1,8 @@
 """The program ``tf-toolkit``: words of the command line in, one line for each mistake out.
 
 Exit status: of ``run``, its job's; of ``explain``, 0, or what ``train`` would end with for a job that is described
-wrongly; of ``doctor``, 0, or 1 where a check failed; 2 for a wrong command line; 1 for a file that the system denies;
-125 for what Docker does not do; 128+N for signal N.
+wrongly; of ``doctor``, 0, or 1 where a check failed; of ``transform``, 0, 1 where a file failed, or that of its server;
+2 for a wrong command line; 1 for a file that the system denies; 125 for what Docker does not do; 128+N for signal N.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from tf_toolkit.local.explain import explain_job, explain_tree
 from tf_toolkit.local.job import COMPRESSIONS, INPUT_MODES, RUNS, Container, Job, UsageError, job
 from tf_toolkit.local.run import run
 from tf_toolkit.local.terminal import say
+from tf_toolkit.local.transform import options as transform_options
 
 _RUN = """\
 Run a training job on this machine: the same `train` that a container runs on the platform, over a tree like /opt/ml
@@ -194,6 +195,12 @@ def _parser() -> argparse.ArgumentParser:
     serve_parser.add_argument("--model-dir", metavar="DIR", required=True, help="where models are, as in /opt/ml/model")
     serve_parser.add_argument("--port", metavar="PORT", type=int, default=8080, help="of this machine alone; 8080")
     serve_parser.set_defaults(function=_serve)
+    transform_parser = _command(
+        commands, "transform", "transform files by a model", transform_options.DESCRIPTION, transform_options.EXAMPLES
+    )
+    transform_parser.usage = "tf-toolkit transform --model-dir DIR --input PATH --output DIR [OPTION...]"
+    transform_options.add_options(transform_parser)
+    transform_parser.set_defaults(function=_transform)
     doctor_parser = _command(commands, "doctor", "say whether this image and machine are fit", _DOCTOR, _DOCTOR_JSON)
     doctor_parser.usage = "tf-toolkit doctor [--json]"
     doctor_parser.add_argument("--json", action="store_true", help="print one JSON list")
@@ -361,6 +368,15 @@ def _serve(given: argparse.Namespace, arguments: Sequence[str]) -> int:
     from tf_toolkit.serving.serve import serve_folder
 
     serve_folder(Path(given.model_dir), given.port)
+
+
+def _transform(given: argparse.Namespace, arguments: Sequence[str]) -> int:
+    if arguments:
+        raise UsageError("`transform` takes no arguments behind --")
+    # Only who asks for it pays for what it takes.
+    from tf_toolkit.local.transform.run import transform
+
+    return transform(transform_options.read(given), os.environ)
 
 
 def _doctor(given: argparse.Namespace, arguments: Sequence[str]) -> int:

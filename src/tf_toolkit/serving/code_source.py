@@ -85,15 +85,14 @@ def _keys(bucket: str, prefix: str, environ: Mapping[str, str]) -> list[str]:
     """Of the objects below a prefix."""
     from tf_toolkit import s3
 
-    client = s3.client(region(environ), environ)
+    found = s3.listed(bucket, prefix, region(environ), environ)
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
-        pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-        return [item["Key"] for page in pages for item in page.get("Contents", ()) if not item["Key"].endswith("/")]
+        return [each.key for each in found if not each.key.endswith("/")]
     except (BotoCoreError, ClientError) as error:
-        found = " ".join(str(error).split())
-        raise SourceError(f"s3://{bucket}/{prefix} cannot be listed: {found}; check {BUCKET} and {PREFIX}") from error
+        why = " ".join(str(error).split())
+        raise SourceError(f"s3://{bucket}/{prefix} cannot be listed: {why}; check {BUCKET} and {PREFIX}") from error
 
 
 def _unpacked(file: Path, name: str) -> Path:
