@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
 import signal
 import subprocess
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import docker
 import pytest
 from docker_hosts import ROOT
+from offline import popen as without_network
 
 from conftest import AWS_ENVIRON, DEADLINE, PROGRAMS
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 # Hosts that each import TensorFlow, on the same few CPUs.
 JOB_DEADLINE = 10 * DEADLINE
@@ -45,34 +50,18 @@ class Ended(NamedTuple):
         return json.loads(self.output[f"data/{name}"])
 
 
-class LocalMode:
-    """One job: its code, its channels, and a client of its own; containers that it leaves are removed at the end.
+class Client:
+    """A program of tests/clients, in a folder of its own; containers that it leaves are removed at the end."""
 
-    ``program`` is a folder of tests/programs/clients, or any file, as the job's train.py. ``data`` has the channels.
-    """
-
-    def __init__(self, root: Path, program: str | Path, data: Path | None = None) -> None:
+    def __init__(self, root: Path) -> None:
         self.root = root
-        self.code = root / "code"
-        self._given: object = None
         self._client: subprocess.Popen[bytes] | None = None
         for name in ("home", "tmp"):
             (root / name).mkdir()
         (root / "home" / "sagemaker.yaml").write_text(_CONFIG)
-        for channel in ("train", "test"):
-            if data is not None:
-                shutil.copytree(data / channel, root / channel)
-            else:
-                (root / channel).mkdir()
-                (root / channel / f"{channel}.csv").write_text("1,2\n")
-        if isinstance(program, Path):
-            self.code.mkdir()
-            shutil.copy(program, self.code / "train.py")
-        else:
-            shutil.copytree(PROGRAMS / "clients" / program, self.code)
         self._docker: Any = docker.from_env()
 
-    def __enter__(self) -> LocalMode:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: object, trace: TracebackType | None) -> None:
@@ -91,7 +80,7 @@ class LocalMode:
         self._docker.close()
 
     def containers(self) -> list[Any]:
-        """The job's containers, also those that have ended: the SDK removes none."""
+        """The client's containers, also those that have ended: the SDK removes none."""
         label = "com.docker.compose.project.config_files"
         found = self._docker.containers.list(all=True, filters={"label": label})
         return [container for container in found if container.labels[label].startswith(f"{self.root}/")]
@@ -101,21 +90,28 @@ class LocalMode:
         """What the client has printed so far, the containers' output in it."""
         return (self.root / "log").read_text(errors="replace")
 
-    def start(
-        self, sdk: int, *words: str, offline: bool = True, environ: Mapping[str, str] | None = None
+    def begin(
+        self,
+        sdk: int,
+        program: str,
+        *words: str,
+        offline: bool = True,
+        ports: Sequence[int] = (),
+        environ: Mapping[str, str] | None = None,
     ) -> subprocess.Popen[bytes]:
-        """Start the client; without a network, it has but the daemon's socket, and its containers have their own."""
+        """Start the program; without a network, it has but the daemon's socket and these ports of this machine.
+
+        Its containers have their own network.
+        """
         python = os.environ.get(f"TF_TOOLKIT_TEST_SDK{sdk}_PYTHON")
         if not python:
             pytest.skip(f"TF_TOOLKIT_TEST_SDK{sdk}_PYTHON names no Python with the SDK: see scripts/setup-clients")
         if os.geteuid() != 0:
-            pytest.skip("only root can run the SDK without a network: unshare --net")
-        for path in (self.code, *self.code.rglob("*")):
-            os.chown(path, USER, USER)
-        self._given = self._code()
+            pytest.skip("only root can run the SDK without a network")
+        start = functools.partial(without_network, ports=ports) if offline else subprocess.Popen
         with (self.root / "log").open("wb") as log:
-            self._client = subprocess.Popen(
-                [*(["unshare", "--net"] if offline else []), python, CLIENTS / f"sdk{sdk}.py", *words],
+            self._client = start(
+                [python, CLIENTS / program, *words],
                 cwd=self.root,
                 env={**self._environ(), **(environ or {})},
                 stdin=subprocess.DEVNULL,
@@ -136,6 +132,36 @@ class LocalMode:
             "SAGEMAKER_USER_CONFIG_OVERRIDE": str(self.root / "home" / "sagemaker.yaml"),
             "TMPDIR": str(self.root / "tmp"),
         }
+
+
+class LocalMode(Client):
+    """One job: its code, its channels, and a client.
+
+    ``program`` is a folder of tests/programs/clients, or any file, as the job's train.py. ``data`` has the channels.
+    """
+
+    def __init__(self, root: Path, program: str | Path, data: Path | None = None) -> None:
+        super().__init__(root)
+        self.code = root / "code"
+        self._given: object = None
+        for channel in ("train", "test"):
+            if data is not None:
+                shutil.copytree(data / channel, root / channel)
+            else:
+                (root / channel).mkdir()
+                (root / channel / f"{channel}.csv").write_text("1,2\n")
+        if isinstance(program, Path):
+            self.code.mkdir()
+            shutil.copy(program, self.code / "train.py")
+        else:
+            shutil.copytree(PROGRAMS / "clients" / program, self.code)
+
+    def start(self, sdk: int, *words: str, **options: Any) -> subprocess.Popen[bytes]:
+        """Start the client; options are those of :meth:`begin`."""
+        for path in (self.code, *self.code.rglob("*")):
+            os.chown(path, USER, USER)
+        self._given = self._code()
+        return self.begin(sdk, f"sdk{sdk}.py", *words, **options)
 
     def run(self, sdk: int, *words: str, **options: Any) -> Ended:
         """Run the client to its end; the job may have failed, but the client has not, and the code is as it was."""
