@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_is_pure_python_and_alone_answers_train(wheel: Path, job: Job, tmp_path: Path) -> None:
     assert wheel.name.endswith("-py3-none-any.whl")
+    assert "tf_toolkit/serving/page.html" in zipfile.ZipFile(wheel).namelist()
     run(sys.executable, "-m", "venv", tmp_path / "venv")
     python = tmp_path / "venv" / "bin" / "python"
     run(python, "-m", "pip", "install", "--quiet", wheel)

@@ -67,6 +67,16 @@ def test_columns_are_in_the_order_that_was_asked_for() -> None:
     assert render(CSV, ("b", "a"), **outputs) == b"2.0,1.0"
 
 
+def test_rows_of_one_are_values_where_the_request_has_values() -> None:
+    signature = Signature({}, {}, PREDICT)
+    request = PredictRequest(DEFAULT_SIGNATURE, signature, {}, row_format=True, outputs=None, bare=True)
+    y, scores = floats([3.5], [4]), floats([1, 2], [3, 4])
+    assert render_invocation(request, {"y": y}, JSON) == b'{"predictions":[3.5,4.0]}'
+    assert render_invocation(request, {"y": y}, JSON_LINES) == b"3.5\n4.0"
+    assert render_invocation(request, {"y": y, "s": scores}, JSON_LINES).splitlines()[1] == b'{"y":4.0,"s":[3.0,4.0]}'
+    assert render_invocation(request, {"y": floats([[1]], [[2]])}, JSON) == b'{"predictions":[[[1.0]],[[2.0]]]}'
+
+
 def test_json_is_that_of_the_rest_api() -> None:
     assert json.loads(render(JSON, y=floats(3.5, 4, 5.5))) == {"predictions": [3.5, 4.0, 5.5]}
     assert json.loads(render(JSON, in_rows=False, y=floats(1))) == {"outputs": [1.0]}

@@ -17,6 +17,7 @@ from conftest import DEADLINE
 from tf_toolkit.serving import c_api
 from tf_toolkit.serving.batching import Batcher
 from tf_toolkit.serving.errors import ModelRunError
+from tf_toolkit.serving.loop_pass import LoopPass
 from tf_toolkit.serving.runner import Runner
 from tf_toolkit.serving.settings import Batching
 from tf_toolkit.serving.signature import DataType, Signature, TensorInfo
@@ -152,6 +153,21 @@ def test_what_comes_out_without_rows_is_computed_for_each(
     assert model.batches == [1, 3, 1, 2, 1, 1, 2]
 
 
+def test_equal_requests_are_tried_alone_a_few_times_and_prove_nothing_of_others(
+    model: Doubles, batcher: Callable[..., Batcher]
+) -> None:
+    requests = batcher(trusting=False)
+    for values, ran in (((1, 1), [2, 1]), ((1, 1), [2, 1]), ((1, 1), [2, 1]), ((1, 1), [2]), ((1, 2), [2, 1])):
+        model.began = threading.Semaphore(0)
+        held_up(model, requests)
+        model.batches.clear()
+        others = [requests.submit("rows", rows(value), None) for value in values]
+        model.may_end.release(1 + len(ran))
+
+        assert [firsts(other) for other in others] == [[2 * value] for value in values]
+        assert model.batches == ran
+
+
 def test_a_full_queue(model: Doubles, batcher: Callable[..., Batcher]) -> None:
     requests = batcher(size=2, most=2)
     held_up(model, requests)
@@ -178,14 +194,15 @@ def test_who_no_longer_waits_is_left_out(model: Doubles, batcher: Callable[..., 
 
 
 def test_a_timer_holds_the_first_back_until_the_batch_is_full(model: Doubles, batcher: Callable[..., Batcher]) -> None:
-    requests = batcher(size=3, timeout_micros=int(DEADLINE * 1e6), threads=2)
+    requests = batcher(size=3, timeout_micros=int(DEADLINE * 1e6))
     model.may_end.release(10)
-    answers = [requests.submit("rows", rows(number), None) for number in range(3)]
+    answers = [requests.submit("rows", rows(number), None) for number in range(2)]
 
-    assert [firsts(answer) for answer in answers] == [[0], [2], [4]]
-    assert model.batches == [3]
     # What can be with no other need not wait for one.
     assert requests.submit("rows", {"x": np.array(1, np.float32)}, None).result(DEADLINE / 2)
+    answers.append(requests.submit("rows", rows(2), None))
+    assert [firsts(answer) for answer in answers] == [[0], [2], [4]]
+    assert model.batches == [1, 3]
 
 
 def test_a_timer_ends(model: Doubles, batcher: Callable[..., Batcher]) -> None:
@@ -196,26 +213,38 @@ def test_a_timer_ends(model: Doubles, batcher: Callable[..., Batcher]) -> None:
 
 
 def test_what_waits_when_it_is_closed_is_answered(model: Doubles, batcher: Callable[..., Batcher]) -> None:
+    """And closing waits for nothing, for it is done on the event loop."""
     requests = batcher(timeout_micros=int(DEADLINE * 1e6), size=2)
-    model.may_end.release(10)
+    running = requests.submit("rows", rows(100, 101), None)
     waiting = requests.submit("rows", rows(1), None)
     requests.close()
+    model.may_end.release(10)
 
-    assert waiting.done()
-    assert firsts(waiting) == [2]
+    assert (firsts(running), firsts(waiting)) == ([200, 202], [2])
     with pytest.raises(ModelRunError, match="the model is being unloaded"):
         requests.submit("rows", rows(2), None)
 
 
-OFF = Batching(enabled=False, max_batch_size=8, timeout_micros=1000, threads=2, max_enqueued_batches=2)
+UNSET = Batching(enabled=None, max_batch_size=8, timeout_micros=1000, threads=2, max_enqueued_batches=2)
 ON = Batching(enabled=True, max_batch_size=16, timeout_micros=500, threads=2, max_enqueued_batches=1000)
+
+
+def test_batching_that_is_turned_off(model: Doubles) -> None:
+    runner = Runner(model, UNSET._replace(enabled=False))
+    model.may_end.release(1000)
+
+    answers = asyncio.run(all_of(runner, "rows", [rows(number) for number in range(200)]))
+
+    assert [answer["y"][0, 0] for answer in answers] == [2 * number for number in range(200)]
+    assert set(model.batches) == {1}
+    runner.close()
 
 
 async def all_of(runner: Runner, signature: str, requests: Sequence[Inputs]) -> list[dict[str, Any]]:
     return list(await asyncio.gather(*(runner.run(signature, inputs) for inputs in requests)))
 
 
-@pytest.mark.parametrize("batching", [OFF, ON])
+@pytest.mark.parametrize("batching", [UNSET, ON])
 @pytest.mark.parametrize(
     ("name", "signature"),
     [("weights", "serving_default"), ("digits", "serving_default"), ("many", "rows"), ("many", "shout")],
@@ -255,7 +284,7 @@ def test_real_models_answer_the_same_alone_and_together(
 @pytest.mark.parametrize("signature", ["centred", "mean", "scaled"])
 def test_a_model_whose_rows_are_not_each_for_itself_is_not_batched(saved_models: Path, signature: str) -> None:
     engine = c_api.load(saved_models / "many" / "1")
-    runner = Runner(engine, OFF)
+    runner = Runner(engine, UNSET)
     all_shapes: dict[str, dict[str, tuple[int, ...]]] = {
         "centred": {"a": (3,)},
         "mean": {"a": (2, 3)},
@@ -276,7 +305,7 @@ def test_a_model_whose_rows_are_not_each_for_itself_is_not_batched(saved_models:
 
 
 def test_errors_of_real_models(saved_models: Path) -> None:
-    runner = Runner(c_api.load(saved_models / "many" / "1"), OFF)
+    runner = Runner(c_api.load(saved_models / "many" / "1"), UNSET)
     requests: list[Inputs] = [{"a": np.array([number % 5 - 1], np.float32)} for number in range(100)]
 
     async def run() -> list[Any]:
@@ -293,7 +322,7 @@ def test_errors_of_real_models(saved_models: Path) -> None:
 
 
 def test_a_slow_model_does_not_hold_up_the_event_loop(model: Doubles) -> None:
-    runner = Runner(model, OFF)
+    runner = Runner(model, UNSET)
 
     async def run() -> list[float]:
         request = asyncio.ensure_future(runner.run("rows", rows(1)))
@@ -311,7 +340,7 @@ def test_a_slow_model_does_not_hold_up_the_event_loop(model: Doubles) -> None:
 
 
 def test_whoever_stops_waiting_stops_no_other(model: Doubles) -> None:
-    runner = Runner(model, OFF)
+    runner = Runner(model, UNSET)
 
     async def run() -> list[float]:
         given_up = asyncio.ensure_future(runner.run("rows", rows(1)))
@@ -324,3 +353,31 @@ def test_whoever_stops_waiting_stops_no_other(model: Doubles) -> None:
 
     assert asyncio.run(run()) == [4]
     runner.close()
+
+
+def one_pass(batcher: Batcher, *requests: tuple[str, Inputs]) -> list[Any]:
+    """What comes of requests that are there at once, of which the last is given up again."""
+
+    async def run() -> list[Any]:
+        loop_pass = LoopPass(batcher)
+        answers = [loop_pass.run(signature, inputs, None) for signature, inputs in requests]
+        answers[-1].cancel()
+        return await asyncio.gather(*answers[:-1], return_exceptions=True)
+
+    return asyncio.run(run())
+
+
+def test_what_comes_in_one_pass_of_the_loop_runs_together(model: Doubles, batcher: Callable[..., Batcher]) -> None:
+    model.may_end.release(1000)
+    requests = [rows(1), rows(2, 3), rows(4), rows(5)]
+    answers = one_pass(batcher(3), *(("rows", inputs) for inputs in requests))
+    assert [answer["y"][:, 0].tolist() for answer in answers] == [[2], [4, 6], [8]]
+    assert model.batches == [3, 1]
+
+
+def test_in_a_pass_of_the_loop_who_is_to_blame_gets_the_error(model: Doubles, batcher: Callable[..., Batcher]) -> None:
+    model.may_end.release(1000)
+    good, bad, alone = one_pass(batcher(), ("rows", rows(1)), ("rows", rows(-1)), ("total", rows(3)), ("rows", rows(5)))
+    assert good["y"][:, 0].tolist() == [2]
+    assert isinstance(bad, ModelRunError)
+    assert alone["total"] == 4

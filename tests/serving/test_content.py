@@ -30,6 +30,10 @@ def model(**inputs: tuple[DataType, tuple[int, ...] | None]) -> dict[str, Signat
 
 # Its signature says [-1,1], and it takes any shape.
 HALF_PLUS_THREE = model(x=(DataType.DT_FLOAT, (-1, 1)))
+KERAS = {
+    DEFAULT_SIGNATURE: Signature({"x": TensorInfo("serving_default_x:0", DataType.DT_FLOAT, (-1, 1))}, {}, PREDICT)
+}
+SEQUENCES = model(x=(DataType.DT_FLOAT, (-1, -1)))
 SCALARS = model(x=(DataType.DT_FLOAT, (-1,)))
 UNKNOWN = model(x=(DataType.DT_FLOAT, None))
 TEXTS = model(x=(DataType.DT_STRING, (-1,)))
@@ -126,12 +130,38 @@ def test_json_lines(content_type: str, body: str, signatures: dict[str, Signatur
         ("1.0\n2.0\n5.0\n", HALF_PLUS_THREE, [[1], [2], [5]]),
         ("1.0\n2.0\n5.0\n", SCALARS, [1, 2, 5]),
         ("1.0\n2.0\n5.0\n", UNKNOWN, [1, 2, 5]),
+        ("1.0\n2.0\n5.0\n", KERAS, [[1], [2], [5]]),
+        ("1.0\n2.0\n5.0\n", SEQUENCES, [[1], [2], [5]]),
+        ("a\nb\n", TEXTS, [b"a", b"b"]),
         ('1,"a,b"\n', TEXT_ROWS, [[b"1", b"a,b"]]),
         ('"{""x"": 1}"', TEXTS, [b'{"x": 1}']),
     ],
 )
 def test_csv(body: str, signatures: dict[str, Signature], values: list[Any]) -> None:
     assert inputs(body, CSV, signatures) == {"x": values}
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "name", "shape", "bare"),
+    [
+        ("1.0\n2.0", CSV, "x:0", (-1, 1), True),
+        ("1.0\n2.0", CSV, "x:0", (-1, -1), True),
+        ("1.0", CSV, "dense/input:0", (-1, 1), True),
+        # As TensorFlow 2 names them.
+        ("1.0\n2.0", CSV, "serving_default_x:0", (-1, 1), False),
+        ("1.0\n2.0", CSV, "serving_default_x:0", (-1, -1), False),
+        # What is fed as values comes back as the model has it.
+        ("1.0\n2.0", CSV, "x:0", (-1,), False),
+        ("1.0\n2.0", CSV, "x:0", None, False),
+        ("1.0,2.0", CSV, "x:0", (-1, 1), False),
+        ("[[1.0], [2.0]]", JSON, "x:0", (-1, 1), False),
+    ],
+)
+def test_what_is_answered_as_values(
+    body: str, content_type: str, name: str, shape: tuple[int, ...] | None, bare: bool
+) -> None:
+    infos = {"x": TensorInfo(name, DataType.DT_FLOAT, shape)}
+    assert request(body, content_type, {DEFAULT_SIGNATURE: Signature(infos, {}, PREDICT)}).bare == bare
 
 
 def test_npy() -> None:
@@ -255,7 +285,10 @@ def test_what_is_refused(body: str | bytes, content_type: str, signatures: dict[
 @pytest.mark.parametrize(
     "content_type",
     ["text/plain", "application/x-www-form-urlencoded", "csv", "application/json/x", "text/csv; charset=klingon"]
-    + [f"text/csv; charset={charset}" for charset in ("punycode", "idna", "zlib", "unicode_escape", "\0", "é")],
+    + [
+        f"text/csv; charset={charset}"
+        for charset in ("punycode", "idna", "zlib", "unicode_escape", "undefined", "aliases", "\0", "é")
+    ],
 )
 def test_unknown_types(content_type: str) -> None:
     with pytest.raises(RequestError) as caught:

@@ -355,7 +355,7 @@ def test_models_that_cannot_be_loaded(saved_models: Path, tmp_path: Path) -> Non
         c_api.load(without)
 
 
-def test_threads_and_memory_of_a_gpu_may_be_set(saved_models: Path) -> None:
-    model = c_api.load(saved_models / "many" / "1", intra_op=1, inter_op=2, gpu_memory_fraction=0.25)
+def test_threads_may_be_set(saved_models: Path) -> None:
+    model = c_api.load(saved_models / "many" / "1", intra_op=1, inter_op=2)
 
     assert model.run("rows", ROWS)["sum"].tolist() == [0, 0]

@@ -12,16 +12,16 @@ import sys
 import textwrap
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 from conftest import DEADLINE, PROGRAMS, wait_until
-from tf_toolkit.errors import ExecuteUserScriptError, JobDescriptionError
+from tf_toolkit.errors import ExecuteUserScriptError
 from tf_toolkit.serving import model_code
-from tf_toolkit.serving.handler_threads import HandlerThreads, thread_count
+from tf_toolkit.serving.handler_threads import HandlerThreads
 from tf_toolkit.serving.handlers import Handlers
 from tf_toolkit.serving.model_answer import ModelAnswer
 from tf_toolkit.serving.model_code import ModelCode
@@ -212,15 +212,15 @@ def test_context(server: Server) -> None:
 
         def handler(data, context):
             values = {name: value for name, value in zip(context._fields, context) if name != "channel"}
+            assert context.channel is context._asdict()["channel"] is context._replace(timeout=1).channel
+            assert values.pop("grpc_port") == context.grpc_port == context.grpc_uri
             model_name, *_, timeout = context
             changed = context._replace(model_name="half_plus_two")
             return json.dumps({
                 **values,
-                "grpc_uri": context.grpc_uri,
                 "fields": context._fields,
                 "same": model_name == context.model_name and timeout == context.timeout,
                 "asdict": sorted(context._asdict()) == sorted(context._fields),
-                "channel": bool(context.channel),
                 "replaced": changed.predict([2.0], model_version=1)["y"].tolist(),
             }), "application/json"
         """,
@@ -232,8 +232,6 @@ def test_context(server: Server) -> None:
         "model_version": "5",
         "method": "predict",
         "rest_uri": f"http://localhost:{port}/v1/models/half_plus_three:predict",
-        "grpc_port": None,
-        "grpc_uri": None,
         "custom_attributes": None,
         "request_content_type": JSON,
         "accept_header": JSON,
@@ -245,7 +243,6 @@ def test_context(server: Server) -> None:
         ],
         "same": True,
         "asdict": True,
-        "channel": False,
         "replaced": [3.0],
     }
     attributes = "tfs-model-version=4,tfs-method=classify,k=v=w"
@@ -256,13 +253,6 @@ def test_context(server: Server) -> None:
     assert context["rest_uri"].endswith("/v1/models/half_plus_three/versions/4:classify")
     assert (context["request_content_type"], context["accept_header"]) == ("Text/CSV; charset=utf-8", "a/b, */*")
     assert context["content_length"] == 0
-
-
-def test_there_is_no_channel_for_grpc(server: Server) -> None:
-    server.write("inference.py", "def handler(data, context):\n    return context.channel.unary_unary('/x')\n")
-    server.start()
-    error = server.post("").json["error"]
-    assert error.startswith("context.channel: this server does not listen for gRPC; call context.predict(inputs)")
 
 
 def test_default_accept_is_a_setting(server: Server) -> None:
@@ -656,57 +646,7 @@ def test_lib_comes_after_code(server: Server) -> None:
     assert f"WARNING {file} is ignored, for there is {file.parent / 'lib'}\n" in server.log
 
 
-# Many models
-
-
-def test_modules_of_models_are_kept_apart(server: Server) -> None:
-    """By equal names in the code and in lib, imported at once or later, and by the path that the code sets."""
-    for model in ("ant", "bee"):
-        code = f"/models/{model}/model/code"
-        server.write(f"{code}/helper.py", f"name = {model!r}\nfrom package import inner\n")
-        server.write(f"{code}/later.py", f"name = {model!r}\n")
-        server.write(f"{code}/lib/package/__init__.py", "")
-        server.write(f"{code}/lib/package/inner.py", f"name = {model!r}\n")
-        server.write(f"{code}/lib/package/lazy.py", f"name = {model!r}\n")
-        server.write(f"{code}/more/added.py", f"name = {model!r}\n")
-        server.write(f"{code}/json/nothing.py", "")
-        server.write(
-            f"{code}/inference.py",
-            """
-            import os, sys
-            import helper, package.inner as inner
-            sys.path.insert(0, os.path.join(os.path.dirname(__file__), "more"))
-            import added
-            count = 0
-
-            def handler(data, context):
-                global count
-                count += 1
-                import json, later, package.lazy
-                from package import inner as same
-                from package.lazy import name
-                assert same is inner is helper.inner and package.lazy.name == name
-                assert "helper" not in sys.modules and not any("model/code" in path for path in sys.path)
-                names = [helper.name, later.name, inner.name, name, added.name]
-                return json.dumps([context.model_name, count, *names, *context.predict([2.0])["y"].tolist()])
-            """,
-        )
-    server.start("--many")
-    for count in (1, 2):
-        for model in ("ant", "bee"):
-            answer = server.post("", path=f"/models/{model}/invoke")
-            assert answer.json == [model, count, *[model] * 5, 3.0], server.log
-
-
-def test_a_model_without_code_of_its_own(server: Server) -> None:
-    server.write("/models/ant/model/code/inference.py", "def handler(data, context): return 'own'\n")
-    server.write("/models/bee/model/1/code/inference.py", "def handler(data, context): return 'lost'\n")
-    server.write("/code/inference.py", "def handler(data, context): return 'common'\n")
-    server.start("--many")
-    assert server.post("", path="/models/ant/invoke").body == b"own"
-    assert server.post("", path="/models/bee/invoke").body == b"common"
-    lost = server.root / "models" / "bee" / "model"
-    assert f"{lost / '1/code/inference.py'} is not used: it belongs to {lost / 'code/inference.py'}" in server.log
+# Code that is kept apart, as on a server of many models
 
 
 def code_of(folder: Path, **files: str) -> ModelCode:
@@ -733,30 +673,3 @@ def test_a_failed_import_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(ExecuteUserScriptError):
         Handlers(code, HandlerThreads(1), apart=True)
     assert (set(sys.modules) - before, sys.path, sys.meta_path) == (set(), path, finders)
-
-
-# Settings
-
-
-@pytest.mark.parametrize(
-    ("environ", "count"),
-    [
-        ({"SAGEMAKER_MODEL_SERVER_WORKERS": "3", "SAGEMAKER_GUNICORN_THREADS": "9"}, 3),
-        ({"SAGEMAKER_GUNICORN_WORKERS": "2", "SAGEMAKER_GUNICORN_THREADS": "4"}, 8),
-        ({"SAGEMAKER_GUNICORN_THREADS": "1"}, 1),
-        ({"SAGEMAKER_GUNICORN_WORKERS": "100", "SAGEMAKER_GUNICORN_THREADS": "1000"}, 1000),
-        ({"SAGEMAKER_GUNICORN_THREADS": " "}, thread_count({})),
-    ],
-)
-def test_thread_count(environ: Mapping[str, str], count: int) -> None:
-    assert thread_count(environ) == count
-
-
-def test_thread_count_by_default() -> None:
-    assert thread_count({}) >= max(16, len(os.sched_getaffinity(0)))
-
-
-@pytest.mark.parametrize("text", ["0", "-1", "many", "1001", "10000000", "\u0663"])
-def test_thread_counts_that_are_none(text: str) -> None:
-    with pytest.raises(JobDescriptionError, match=r"SAGEMAKER_GUNICORN_THREADS is .*; expected a whole number from 1"):
-        thread_count({"SAGEMAKER_GUNICORN_THREADS": text})

@@ -95,9 +95,12 @@ def test_a_model_that_fails_is_trouble_until_it_answers(registry: Registry, serv
     wait_until(lambda: health.trouble() is None, "it has answered again")
 
 
-def test_a_model_that_refuses_zeros_has_answered(registry: Registry, servable: Servable, engine: Sick) -> None:
+@pytest.mark.parametrize("code", ["INVALID_ARGUMENT", "UNIMPLEMENTED"])
+def test_a_model_that_refuses_zeros_has_answered(
+    registry: Registry, servable: Servable, engine: Sick, code: str
+) -> None:
     health = Health(registry, 60)
-    engine.error = ModelRunError("INVALID_ARGUMENT", "not zeros")
+    engine.error = ModelRunError(code, "not zeros")
     long_ago(servable)
     before = servable.answered
     wait_until(lambda: health.trouble() is None and servable.answered > before, "the refusal counts as an answer")

@@ -66,6 +66,7 @@ def test_no_number_with_a_sign() -> None:
         (b'{"a": [1, {"b": "]"}', "Missing a comma or ] after an array element. at offset: 20"),
         (b'{"a": [1, {"b": 5', "Missing a comma or } after an object member. at offset: 17"),
         (b"[1,", "Invalid value. at offset: 3"),
+        (b"[" * 500, "Invalid value. at offset: 500"),
         (b'{"a":', "Invalid value. at offset: 5"),
         (b'{"a":1,', "Missing a name for object member. at offset: 7"),
         (b'["abc\\"', "Missing a closing quotation mark in string. at offset: 7"),

@@ -221,15 +221,19 @@ def test_common_code_in_s3(tmp_path: Path, bucket: Bucket) -> None:
     bucket.put(write(tmp_path / "other.py"), "of/all/codes.py")
     name = "SAGEMAKER_MULTI_MODEL_UNIVERSAL"
     code = model_code.find_common(
-        tmp_path / "ml", {**bucket.variables, f"{name}_BUCKET": "bucket", f"{name}_PREFIX": "of/all/code/"}
+        tmp_path / "ml" / "model", {**bucket.variables, f"{name}_BUCKET": "bucket", f"{name}_PREFIX": "of/all/code/"}
     )
     assert code is not None
     files = sorted(path.relative_to(code.directory).as_posix() for path in code.directory.rglob("*.py"))
     assert files == ["inference.py", "lib/helper.py"]
     with pytest.raises(SourceError, match="s3://bucket/none/ holds nothing; correct SAGEMAKER_MULTI_MODEL_UNIVERSAL"):
-        model_code.find_common(tmp_path, {**bucket.variables, f"{name}_BUCKET": "bucket", f"{name}_PREFIX": "none"})
+        model_code.find_common(
+            tmp_path / "model", {**bucket.variables, f"{name}_BUCKET": "bucket", f"{name}_PREFIX": "none"}
+        )
     with pytest.raises(SourceError, match=r"s3://none/none/ cannot be listed: .*NoSuchBucket"):
-        model_code.find_common(tmp_path, {**bucket.variables, f"{name}_BUCKET": "none", f"{name}_PREFIX": "none"})
+        model_code.find_common(
+            tmp_path / "model", {**bucket.variables, f"{name}_BUCKET": "none", f"{name}_PREFIX": "none"}
+        )
 
 
 @pytest.mark.parametrize(
@@ -261,12 +265,12 @@ def test_without_code_there_is_nothing_to_warn_of(tmp_path: Path, log: Log) -> N
 
 
 def test_common_code_is_looked_for_in_two_places(tmp_path: Path, log: Log) -> None:
-    assert model_code.find_common(tmp_path, {}) is None
+    assert model_code.find_common(tmp_path / "model", {}) is None
     second = write(tmp_path / "models" / "code" / "inference.py")
-    code = model_code.find_common(tmp_path, {})
+    code = model_code.find_common(tmp_path / "model", {})
     assert code is not None and code.program == second
     first = write(tmp_path / "code" / "inference.py")
-    code = model_code.find_common(tmp_path, {})
+    code = model_code.find_common(tmp_path / "model", {})
     assert code is not None and code.program == first
     assert log() == []
 

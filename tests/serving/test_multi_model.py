@@ -75,6 +75,9 @@ def test_conversions_and_custom_attributes_are_as_with_one_model(server: Server)
     assert load(server, "half_plus_three").status == 200
     lines = invoke(server, "half_plus_two", "1.0\n3.0\n", Content_Type="text/csv", Accept="text/csv")
     assert lines.body == b"2.5\n3.5"
+    assert invoke(server, "half_plus_three", "1.0\n2.0\n5.0", Content_Type="text/csv").json == {
+        "predictions": [3.5, 4.0, 5.5]
+    }
     attributes = "tfs-model-name=half_plus_three,tfs-model-version=1"
     found = invoke(server, "half_plus_two", '{"instances": [1.0]}', X_Amzn_SageMaker_Custom_Attributes=attributes)
     assert found.json == {"predictions": [2.5]}

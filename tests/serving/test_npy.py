@@ -103,6 +103,10 @@ def test_values_that_the_type_cannot_hold(array: Any, dtype: DataType, message: 
         (with_header("{'descr': '<f4', 'shape': (-1,)}"), "the header has no shape"),
         (with_header("{'descr': '<f4', 'shape': (True,)}", b"abcd"), "the header has no shape"),
         (with_header("{'descr': '<f4', 'shape': [1]}", b"abcd"), "the header has no shape"),
+        (
+            with_header("{'descr': '<f4', 'fortran_order': 'False', 'shape': (1,)}", b"abcd"),
+            "fortran_order in the header is neither True nor False",
+        ),
         (with_header("{'descr': '<f4', 'shape': (2,)}", b"abcd"), "4 bytes follow the header, which claims 8"),
         (with_header("{'descr': '<f4', 'shape': (1,)}", b"abcde"), "5 bytes follow the header, which claims 4"),
         (

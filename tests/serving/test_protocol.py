@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,7 +64,22 @@ def ended(connection: socket.socket) -> bytes:
         POST + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\n[1.0]",
         POST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n[1.0]",
         POST + b"Content-Length: 99999999999999999999999999\r\n\r\n",
+        POST + b"Content-Length: 5\r\nContent-Length: 5\r\n\r\n[1.0]",
+        POST + b"Content-Length: 5, 5\r\n\r\n[1.0]",
+        POST + b"Content-Length: +5\r\n\r\n[1.0]",
+        POST + b"Content-Length : 5\r\n\r\n[1.0]",
+        POST + b"Transfer-Encoding: xchunked\r\n\r\n5\r\n[1.0]\r\n0\r\n\r\n",
+        POST + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n5\r\n[1.0]\r\n0\r\n\r\n",
+        POST + b"Transfer-Encoding:\x0bchunked\r\n\r\n5\r\n[1.0]\r\n0\r\n\r\n",
         POST + b"Transfer-Encoding: chunked\r\n\r\nnothex\r\n",
+        POST + b"Transfer-Encoding: chunked\r\n\r\n-1\r\n",
+        POST + b"Transfer-Encoding: chunked\r\n\r\n" + b"F" * 17 + b"\r\n",
+        POST + b"Transfer-Encoding: chunked\r\n\r\n5\r\n[1.0]more\r\n0\r\n\r\n",
+        b"GET /ping HTTP/1.1\nhost: x\n\n",
+        b"GET /ping HTTP/1.1\r\nsplit: x\rother: y\r\n\r\n",
+        b"GET /ping HTTP/1.1\r\nn\x00ul: x\r\n\r\n",
+        b"GET http://user@host:99999/ping HTTP/1.1\r\n\r\n",
+        b"GET ../ping HTTP/1.1\r\n\r\n",
     ],
 )
 def test_what_is_no_http_is_a_400(server: Server, data: bytes) -> None:
@@ -83,6 +99,12 @@ def test_what_is_no_http_is_a_400(server: Server, data: bytes) -> None:
 def test_headers_have_a_limit(server: Server, data: bytes) -> None:
     found = server.send(data)
     assert (found.status, found.error) == (431, "the request's headers are larger than 65536 bytes")
+
+
+@pytest.mark.parametrize("accept", [b"a/b," * 15_000, b'"a' * 30_000, b"a/b" + b';a="' * 15_000])
+def test_an_accept_of_anything_is_all_right(server: Server, accept: bytes) -> None:
+    found = server.send(POST + b"Accept: " + accept + b"\r\nContent-Length: 5\r\n\r\n[1.0]")
+    assert found.json == {"predictions": [[2.5]]}
 
 
 def test_large_headers_are_all_right(server: Server) -> None:
@@ -121,6 +143,21 @@ def test_chunks_of_any_size_are_one_body(server: Server) -> None:
         POST + b"Transfer-Encoding: chunked\r\n\r\n2\r\n[1\r\n1;x=y\r\n.\r\n2\r\n0]\r\n0\r\nTrailer: x\r\n\r\n"
     )
     assert found.json == {"predictions": [[2.5]]}
+
+
+def test_trailers_without_end_take_no_memory_and_are_given_up(server: Server) -> None:
+    def resident() -> int:
+        (line,) = re.findall(r"VmRSS:\s*(\d+) kB", Path(f"/proc/{server.process.pid}/status").read_text())
+        return int(line) << 10
+
+    before = resident()
+    trailers = b"x: y\r\n" * 20_000
+    with contextlib.closing(server.connect()) as connection:
+        connection.sendall(POST + b"Transfer-Encoding: chunked\r\n\r\n5\r\n[1.0]\r\n0\r\n")
+        for _ in range(200):
+            connection.sendall(trailers)
+        assert resident() - before < 5 * len(trailers) * 200
+        assert answer(connection).status == 408
 
 
 def test_a_client_that_asks_first_is_told_to_go_on(server: Server) -> None:

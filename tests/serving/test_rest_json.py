@@ -6,12 +6,14 @@ import json
 from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from signatures import FLOAT, INT32, STRING, default, signature, tensor
+from tf_toolkit.serving.array_text import array_text
 from tf_toolkit.serving.errors import ModelRunError, RequestError
 from tf_toolkit.serving.expectation import explained
 from tf_toolkit.serving.request import error_body
@@ -305,11 +307,12 @@ def test_rows_need_one_length() -> None:
         render_predict(request(True), outputs)
 
 
-def test_strict_json_has_null_for_what_is_not_finite() -> None:
-    outputs = {"y": np.array([[np.nan, 1.0]]), "z": np.array([-np.inf])}
-
-    assert render_predict(request(True), outputs, strict=True) == b'{"predictions":[{"y":[null,1.0],"z":null}]}'
-    assert render_predict(request(False), outputs, strict=True) == b'{"outputs":{"y":[[null,1.0]],"z":[null]}}'
+@pytest.mark.parametrize("shape", [(2_500_001,), (2_500_001, 1), (3, 1, 1_000_001), (0, 7), (2, 0)])
+def test_large_arrays(shape: tuple[int, ...]) -> None:
+    array = np.arange(np.prod(shape), dtype=np.int32).reshape(shape)
+    for turned in (array, array[::-1]):
+        whole = orjson.dumps(np.ascontiguousarray(turned), option=orjson.OPT_SERIALIZE_NUMPY)
+        assert array_text("y", turned) == whole
 
 
 @pytest.mark.parametrize("row_format", [True, False])

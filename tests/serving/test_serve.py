@@ -7,12 +7,15 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from conftest import PROGRAMS, wait_until
+from conftest import DEADLINE, PROGRAMS, wait_until
 from serve_process import Server, answer, serving
+from test_hardware import real_cgroup
 from tf_toolkit.contract import TOOLKIT_FAULT
 
 NO_MODEL, WRONG_SETTING = 66, 78
@@ -251,3 +254,24 @@ def _is_open(server: Server) -> bool:
     except OSError:
         return False
     return True
+
+
+def test_threads_follow_the_quota(saved_models: Path) -> None:
+    """TensorFlow's: those for branches of a graph have a name, those for single operations that of the process."""
+    quota = {"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "80000", "cpu.max": "80000 100000"}
+    program = [sys.executable, str(PROGRAMS / "serving" / "count_threads.py")]
+    environ = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "-1"}
+    with real_cgroup("cpu", quota) as [procs]:
+
+        def count(**variables: str) -> tuple[int, int]:
+            command = [*program, str(procs), str(saved_models / "half_plus_two" / "1")]
+            output = subprocess.check_output(command, env={**environ, **variables}, timeout=DEADLINE)
+            own, branches = map(int, output.split())
+            return own, branches
+
+        own, branches = count()
+        assert branches == 1
+        assert count(SAGEMAKER_TFS_INTRA_OP_PARALLELISM="1") == (own, 1)
+        settings = {"SAGEMAKER_TFS_INTRA_OP_PARALLELISM": "4", "SAGEMAKER_TFS_INTER_OP_PARALLELISM": "3"}
+        assert count(**settings) == (own + 3, 3)
+        assert count(TF_NUM_INTRAOP_THREADS="4", TF_NUM_INTEROP_THREADS="3") == (own + 3, 3)

@@ -7,16 +7,17 @@ from pathlib import Path
 import pytest
 
 from tf_toolkit.errors import JobDescriptionError
+from tf_toolkit.hardware import cpu_count
 from tf_toolkit.serving.settings import read_settings
 
 
 def test_without_any_it_listens_where_the_platform_asks() -> None:
     settings = read_settings({})
-    assert (settings.port, settings.rest_port) == (8080, 8501)
+    assert (settings.port, settings.rest_port, settings.grpc_port) == (8080, 8501, 9000)
     assert settings.model_dir == Path("/opt/ml/model")
     assert settings.default_model is None
     assert not settings.multi_model
-    assert not settings.batching.enabled
+    assert settings.batching.enabled is None
     assert (settings.timeout, settings.load_time) == (60, None)
     assert settings.max_request_bytes == 1 << 30
     assert settings.default_accept == "application/json"
@@ -43,7 +44,7 @@ def test_places() -> None:
         }
     )
     assert settings.model_dir == Path("/tree/model")
-    assert (settings.port, settings.rest_port) == (9999, 9001)
+    assert (settings.port, settings.rest_port, settings.grpc_port) == (9999, 9001, 9000)
     assert settings.default_model == "half_plus_two"
 
 
@@ -64,6 +65,11 @@ def test_the_default_model_none_is_no_name() -> None:
 )
 def test_there_is_one_time_out(environ: dict[str, str], seconds: int) -> None:
     assert read_settings(environ).timeout == seconds
+
+
+@pytest.mark.parametrize(("text", "enabled"), [("false", False), ("FALSE", False), ("true", True), (" ", None)])
+def test_batching_may_be_turned_off(text: str, enabled: bool | None) -> None:
+    assert read_settings({"SAGEMAKER_TFS_ENABLE_BATCHING": text}).batching.enabled is enabled
 
 
 def test_batching_is_in_the_words_of_tensorflow_serving() -> None:
@@ -146,3 +152,23 @@ def test_a_log_level_that_is_none_is_said() -> None:
     settings = read_settings({"SAGEMAKER_CONTAINER_LOG_LEVEL": "loud"})
     assert settings.log_level == 20
     assert "'loud'" in settings.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("environ", "count"),
+    [
+        ({"SAGEMAKER_MODEL_SERVER_WORKERS": "3", "SAGEMAKER_GUNICORN_THREADS": "9"}, 3),
+        ({"SAGEMAKER_GUNICORN_WORKERS": "2", "SAGEMAKER_GUNICORN_THREADS": "4"}, 8),
+        ({"SAGEMAKER_GUNICORN_THREADS": "1"}, 1),
+        ({"SAGEMAKER_GUNICORN_WORKERS": "100", "SAGEMAKER_GUNICORN_THREADS": "1000"}, 1000),
+        ({"SAGEMAKER_GUNICORN_THREADS": " "}, max(16, cpu_count())),
+    ],
+)
+def test_threads_of_handlers(environ: dict[str, str], count: int) -> None:
+    assert read_settings(environ).handler_threads == count
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "many", "1001", "10000000", "\u0663"])
+def test_threads_of_handlers_that_are_none(text: str) -> None:
+    with pytest.raises(JobDescriptionError, match=r"SAGEMAKER_GUNICORN_THREADS is .*; expected a whole number from 1"):
+        read_settings({"SAGEMAKER_GUNICORN_THREADS": text})

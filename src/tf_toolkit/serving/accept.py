@@ -24,6 +24,8 @@ from tf_toolkit.serving.rest_json import PredictRequest, render_predict
 
 def render_invocation(request: PredictRequest, outputs: Mapping[str, Array], media_type: str) -> bytes:
     """The body of the answer, of one of ``media_types.ANSWERS``. Raises RequestError."""
+    if request.bare:
+        outputs = {name: array[:, 0] if array.shape[1:] == (1,) else array for name, array in outputs.items()}
     if media_type == JSON:
         return render_predict(request, outputs)
     if media_type == JSON_LINES:

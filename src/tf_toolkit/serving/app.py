@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
 
 from tf_toolkit.serving.access_log import AccessLog
 from tf_toolkit.serving.errors import RequestError
@@ -97,10 +96,7 @@ class App:
 
 
 async def _send(response: Response, send: Send) -> None:
-    headers: Iterable[tuple[bytes, bytes]] = (
-        (b"content-type", response.content_type.encode("latin-1")),
-        (b"content-length", b"%d" % len(response.body)),
-        *response.headers,
-    )
+    length = b"%d" % len(response.body)
+    headers = ((b"content-type", response.content_type.encode()), (b"content-length", length), *response.headers)
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
     await send({"type": "http.response.body", "body": response.body})

@@ -14,39 +14,36 @@ from tf_toolkit.serving.c_library import Output, failure, library
 from tf_toolkit.serving.c_tensors import Tensors
 from tf_toolkit.serving.engine import Array
 from tf_toolkit.serving.errors import ModelError, ModelRunError
+from tf_toolkit.serving.pace import Pace
 from tf_toolkit.serving.signature import NUMPY_TYPES, Signature, TensorInfo
 
 # tensorflow/core/protobuf/config.proto, ConfigProto.
 _INTRA_OP, _INTER_OP, _GPU_OPTIONS, _SOFT_PLACEMENT = 2, 5, 6, 7
 # GPUOptions.
-_MEMORY_FRACTION, _ALLOW_GROWTH = 1, 4
+_ALLOW_GROWTH = 4
 # RunOptions: the thread that calls does the work itself.
 _INTER_OP_THREAD_POOL = 3
 _IN_CALLER = wire.varint_field(_INTER_OP_THREAD_POOL, -1)
 # What takes longer than this many seconds may gain by TensorFlow's own threads: branches of the graph run side by side.
 _LONG = 0.001
-# What one run that was held up may add to the measure.
-_RISE = 1.5
 # TensorFlow keeps a plan for each set of outputs that was asked for. Above this many all outputs are computed.
 _MOST_CALLS = 64
 
 
-def load(directory: Path, intra_op: int = 0, inter_op: int = 0, gpu_memory_fraction: float | None = None) -> CApiEngine:
+def load(directory: Path, intra_op: int = 0, inter_op: int = 0) -> CApiEngine:
     """The model of that directory; 0 threads are as many as TensorFlow likes.
 
     Raises ModelError, or OSError where TensorFlow's library cannot be used.
     """
     signatures = saved_model.read(directory)
-    session = _Session(library(), directory, config(intra_op, inter_op, gpu_memory_fraction))
+    session = _Session(library(), directory, config(intra_op, inter_op))
     return CApiEngine(signatures, session)
 
 
-def config(intra_op: int, inter_op: int, gpu_memory_fraction: float | None) -> bytes:
+def config(intra_op: int, inter_op: int) -> bytes:
     """A ConfigProto."""
     # Memory of a GPU is taken as it is needed, for other models and programs want some.
     gpu = wire.varint_field(_ALLOW_GROWTH, 1)
-    if gpu_memory_fraction is not None:
-        gpu = wire.double_field(_MEMORY_FRACTION, gpu_memory_fraction)
     # A model that was saved with places on a GPU runs where there is none.
     message = wire.varint_field(_SOFT_PLACEMENT, 1) + wire.bytes_field(_GPU_OPTIONS, gpu)
     for number, threads in ((_INTRA_OP, intra_op), (_INTER_OP, inter_op)):
@@ -78,7 +75,7 @@ class CApiEngine:
         call = self._calls.get(key) or self._new_call(session, *key)
         started = time.perf_counter()
         found = session.run(call, inputs)
-        call.seconds = min(call.seconds * _RISE, time.perf_counter() - started)
+        call.pace.add(time.perf_counter() - started)
         return found if outputs is None else {name: found[name] for name in outputs}
 
     def _new_call(self, session: _Session, name: str, outputs: tuple[str, ...] | None) -> _Call:
@@ -113,8 +110,7 @@ class _Call:
         self.fetches = fetches
         self.fed = ctypes.c_void_p * len(inputs)
         self.fetched = ctypes.c_void_p * len(outputs)
-        # What a run takes of late.
-        self.seconds = float("inf")
+        self.pace = Pace()
 
 
 class _Session:
@@ -179,7 +175,7 @@ class _Session:
         try:
             for name, number in call.inputs.items():
                 tensors.append(self._tensors.new(name, inputs[name], number))
-            options = None if call.seconds > _LONG else self._in_caller
+            options = None if call.pace.seconds > _LONG else self._in_caller
             fed = call.fed(*tensors)
             library.SessionRun(
                 self._session,

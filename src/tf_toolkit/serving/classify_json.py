@@ -19,9 +19,9 @@ import orjson
 
 from tf_toolkit.serving.array_text import array_text, rows, text_or_base64
 from tf_toolkit.serving.engine import Array
-from tf_toolkit.serving.errors import invalid
+from tf_toolkit.serving.errors import RequestError, invalid
 from tf_toolkit.serving.examples import encode, features
-from tf_toolkit.serving.expectation import fits, shape_text
+from tf_toolkit.serving.expectation import fits, shape_text, tensors
 from tf_toolkit.serving.json_faults import type_name
 from tf_toolkit.serving.json_text import shown
 from tf_toolkit.serving.rest_json import parse_object, requested_signature, row_inputs
@@ -67,30 +67,78 @@ def parse_examples(body: bytes, signatures: Mapping[str, Signature], method: str
     return ExamplesRequest(name, signature, inputs, len(examples), labels, scores)
 
 
-def render_classify(request: ExamplesRequest, outputs: Mapping[str, Array], *, strict: bool = False) -> bytes:
+def of_messages(messages: list[bytes], name: str, signatures: Mapping[str, Signature], method: str) -> ExamplesRequest:
+    """The request of serialized ``tf.Example`` messages, for a signature that takes them. Raises RequestError."""
+    signature = _signature(name, signatures, method)
+    labels, scores = _results(name, signature, method)
+    if not messages:
+        raise invalid("Input is empty")
+    if not takes_messages(signature):
+        raise invalid(f"signature '{name}' takes {tensors(signature.inputs)}, and no tf.Example: call Predict for it")
+    inputs = dict.fromkeys(signature.inputs, np.array(messages, object))
+    return ExamplesRequest(name, signature, inputs, len(messages), labels, scores)
+
+
+def answers(name: str, signature: Signature, method: str) -> bool:
+    """Whether a signature has what the method needs, as far as its types and shapes tell."""
+    try:
+        results = _results(name, _signature(name, {name: signature}, method), method)
+    except RequestError:
+        return False
+    shapes = [signature.outputs[output].shape for output in results if output is not None]
+    return (takes_features(signature) or takes_messages(signature)) and all(
+        shape is None or (len(shape) == 2 if method == "classify" else len(shape) == 1 or shape[1:] == (1,))
+        for shape in shapes
+    )
+
+
+def takes_features(signature: Signature) -> bool:
+    """Whether its inputs are features."""
+    shapes = [info.shape for info in signature.inputs.values()]
+    return signature.method_name == PREDICT and bool(shapes) and all(shape is None or shape for shape in shapes)
+
+
+def takes_messages(signature: Signature) -> bool:
+    """Whether its input is for ``tf.Example`` messages."""
+    return [info.dtype for info in signature.inputs.values()] == [DataType.DT_STRING]
+
+
+def render_classify(request: ExamplesRequest, outputs: Mapping[str, Array]) -> bytes:
     """The body of the answer: a list of labels with their scores for each example. Raises RequestError."""
+    count = class_count(request, outputs)
+    labels: list[Any] = [""] * (request.size * count)
+    scores: list[Any] = [0.0] * (request.size * count)
+    if request.labels is not None:
+        labels = [text_or_base64(label) for label in outputs[request.labels].ravel().tolist()]
+    if request.scores is not None:
+        scores = rows(request.scores, outputs[request.scores].reshape(-1))
+    pairs = list(zip(labels, scores))
+    results = [pairs[index * count : (index + 1) * count] for index in range(request.size)]
+    return orjson.dumps({"results": results}, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def class_count(request: ExamplesRequest, outputs: Mapping[str, Array]) -> int:
+    """How many classes each example has. Raises RequestError where the outputs are not for each example as many."""
     classes = [(what, outputs[name]) for what, name in zip(_CLASSES, (request.labels, request.scores)) if name]
     for what, array in classes:
         if array.ndim != 2:
             raise invalid(f"Expected Tensor shape: [batch_size num_classes] but got {shape_text(array.shape)}")
         if len(array) != request.size:
             raise invalid(f"Expected {what} output batch size of {request.size}. Got: {len(array)}")
-    count = classes[0][1].shape[1]
+    count: int = classes[0][1].shape[1]
     if classes[-1][1].shape[1] != count:
         raise invalid(f"Tensors class and score should match in dim_size(1). Got {count} vs. {classes[-1][1].shape[1]}")
-    labels: list[Any] = [""] * (request.size * count)
-    scores: list[Any] = [0.0] * (request.size * count)
-    if request.labels is not None:
-        labels = [text_or_base64(label) for label in outputs[request.labels].ravel().tolist()]
-    if request.scores is not None:
-        scores = rows(request.scores, outputs[request.scores].reshape(-1), strict=strict)
-    pairs = list(zip(labels, scores))
-    results = [pairs[index * count : (index + 1) * count] for index in range(request.size)]
-    return orjson.dumps({"results": results}, option=orjson.OPT_SERIALIZE_NUMPY)
+    return count
 
 
-def render_regress(request: ExamplesRequest, outputs: Mapping[str, Array], *, strict: bool = False) -> bytes:
+def render_regress(request: ExamplesRequest, outputs: Mapping[str, Array]) -> bytes:
     """The body of the answer: a number for each example. Raises RequestError."""
+    (name,) = outputs
+    return b'{"results":%s}' % array_text(name, regressed(request, outputs))
+
+
+def regressed(request: ExamplesRequest, outputs: Mapping[str, Array]) -> Array:
+    """A number for each example. Raises RequestError."""
     ((name, values),) = outputs.items()
     if values.ndim != 1 and values.shape[1:] != (1,):
         raise invalid(
@@ -99,7 +147,7 @@ def render_regress(request: ExamplesRequest, outputs: Mapping[str, Array], *, st
         )
     if len(values) != request.size:
         raise invalid(f"Input batch size did not match output batch size: {request.size} vs. {len(values)}")
-    return b'{"results":%s}' % array_text(name, values.reshape(-1), strict=strict)
+    return values.reshape(-1)
 
 
 def _signature(name: str, signatures: Mapping[str, Signature], method: str) -> Signature:
@@ -158,9 +206,9 @@ def _inputs(examples: list[Any], context: Any, signature: Signature) -> dict[str
     complete = [{**shared, **features(example)} for example in examples]
     inputs = signature.inputs
     if signature.method_name == PREDICT and all(example.keys() == inputs.keys() for example in complete):
-        columns = row_inputs([{**context, **example} for example in examples], signature)
+        columns = row_inputs([{**context, **example} for example in examples], signature, key=_EXAMPLES_KEY)
         return {name: _shaped(column, inputs[name].shape) for name, column in columns.items()}
-    if len(inputs) != 1 or next(iter(inputs.values())).dtype is not DataType.DT_STRING:
+    if not takes_messages(signature):
         listed = ", ".join(f"{name}: {type_name(info.dtype)}" for name, info in inputs.items())
         raise invalid(f"Every example must have exactly the features that are the inputs, {listed}; {_EXPECTED}")
     return dict.fromkeys(inputs, np.array([encode(example) for example in complete], object))

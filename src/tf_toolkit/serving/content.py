@@ -16,8 +16,9 @@ No record is lost: several values on a line, or lines that do not go together, a
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Callable, Mapping, Sequence
+from encodings import normalize_encoding
+from encodings.aliases import aliases
 from typing import Any
 
 from tf_toolkit.serving import csv_records, npy
@@ -33,9 +34,9 @@ from tf_toolkit.serving.signature import DEFAULT_SIGNATURE, Signature, TensorInf
 
 _INSTANCES = "instances"
 _INPUTS = "inputs"
-_API_KEYS = frozenset((_INSTANCES, _INPUTS, "examples"))
-# What Python calls encodings, but what is none of text, or takes a time that grows with the square.
-_NO_CHARSETS = frozenset(("idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape"))
+API_KEYS = frozenset((_INSTANCES, _INPUTS, "examples"))
+# Not all that Python knows: it keeps for ever what it does not know, and some take a time that grows with the square.
+_CHARSETS = frozenset(aliases.values()) - {"idna", "punycode", "raw_unicode_escape", "unicode_escape"}
 
 Signatures = Mapping[str, Signature]
 
@@ -47,7 +48,7 @@ def parse_invocation(body: bytes, content_type: str | None, signatures: Signatur
         return _of_one_input(NPY, _npy_array, body, signatures)
     body = _utf8(body, declared, content_type)
     if declared.name == CSV:
-        return _of_one_input(CSV, _csv_array, body, signatures)
+        return _bare(_of_one_input(CSV, _csv_array, body, signatures))
     return (_from_json if declared.name == JSON else _from_lines)(body, signatures)
 
 
@@ -75,10 +76,12 @@ def _utf8(body: bytes, declared: MediaType, content_type: str | None) -> bytes:
     charset = declared.parameters.get("charset", "utf-8").lower()
     if charset in ("utf-8", "utf8"):
         return body
+    name = normalize_encoding(charset)
+    name = aliases.get(name, name)
+    if name not in _CHARSETS:
+        raise _unsupported(content_type)
     try:
-        if codecs.lookup(charset).name in _NO_CHARSETS:
-            raise _unsupported(content_type)
-        return body.decode(charset).encode()
+        return body.decode(name).encode()
     except UnicodeError:
         raise invalid(f"the body is not {charset}, as its content type has it") from None
     except (LookupError, ValueError):
@@ -110,7 +113,7 @@ def _begins_with_a_record(body: bytes) -> bool:
 
 def _is_of_api(document: object, signatures: Signatures, *, in_lines: bool) -> bool:
     """Whether this is a whole request of the REST API, and not an instance."""
-    if type(document) is not dict or not document.keys() & _API_KEYS:
+    if type(document) is not dict or not document.keys() & API_KEYS:
         return False
     signature = signatures.get(DEFAULT_SIGNATURE)
     is_instance = signature is not None and document.keys() == signature.inputs.keys()
@@ -200,6 +203,22 @@ def _csv_array(body: bytes, info: TensorInfo) -> Array:
     records = csv_records.read(body, info.dtype)
     takes_rows = info.shape is not None and len(info.shape) > 1
     return records if takes_rows or records.shape[1] > 1 else records[:, 0]
+
+
+def _bare(request: PredictRequest) -> PredictRequest:
+    """The request, with an answer of one value for a record of one value where older servers give that."""
+    ((name, array),) = request.inputs.items()
+    is_bare = array.shape[1:] == (1,) and is_of_graph(name, request.signature.inputs[name])
+    return request._replace(bare=is_bare)
+
+
+def is_of_graph(name: str, info: TensorInfo) -> bool:
+    """Whether an input of the default signature is of a graph of TensorFlow 1; TensorFlow 2 gives names of its own.
+
+    Older servers send a column's values where a model wants rows. Such a graph takes any shape, and answers with
+    values; what TensorFlow 2 has saved refuses them, or takes all of them for one row.
+    """
+    return info.name != f"{DEFAULT_SIGNATURE}_{name}:0"
 
 
 def _npy_array(body: bytes, info: TensorInfo) -> Array:

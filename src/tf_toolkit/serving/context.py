@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -12,29 +12,21 @@ import numpy as np
 from tf_toolkit.serving.custom_attributes import CustomAttributes
 from tf_toolkit.serving.engine import Array
 from tf_toolkit.serving.errors import RequestError, invalid
+from tf_toolkit.serving.grpc_listener import GrpcListener, Opened
 from tf_toolkit.serving.registry import Registry
 from tf_toolkit.serving.signature import DEFAULT_SIGNATURE, NUMPY_TYPES, Signature, TensorInfo
 
 _PREDICT = "predict"
 
 
-class _NoChannel:
-    """Stands for a gRPC channel; false, and of no use."""
+class _WhenAsked:
+    """Stands for what a handler has to ask for by name, or by unpacking."""
 
-    def __bool__(self) -> bool:
-        return False
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            # Python itself asks.
-            raise AttributeError(name)
-        raise NotImplementedError(
-            "context.channel: this server does not listen for gRPC; call context.predict(inputs) or POST to "
-            "context.rest_uri"
-        )
+    def __repr__(self) -> str:
+        return "<opened when asked for>"
 
 
-_NO_CHANNEL = _NoChannel()
+_WHEN_ASKED = _WhenAsked()
 
 
 class _Fields(NamedTuple):
@@ -45,7 +37,7 @@ class _Fields(NamedTuple):
     model_version: str
     method: str
     rest_uri: str
-    grpc_port: str | None
+    grpc_port: Any
     channel: Any
     # As the header came; None where it did not.
     custom_attributes: str | None
@@ -63,6 +55,7 @@ class _Models(NamedTuple):
     loop: asyncio.AbstractEventLoop
     # The version that the request asks for.
     version: int | None
+    grpc: GrpcListener
 
 
 class Context(_Fields):
@@ -71,9 +64,30 @@ class Context(_Fields):
     _models: _Models
 
     @property
-    def grpc_uri(self) -> str | None:
+    def grpc_port(self) -> Any:
+        """Where TensorFlow Serving's gRPC API is answered: on localhost, from when this is first asked for."""
+        value = super().grpc_port
+        return self._opened().port if value is _WHEN_ASKED else value
+
+    @property
+    def channel(self) -> Any:
+        """A grpc.Channel to there, which all requests share."""
+        value = super().channel
+        return self._opened().channel if value is _WHEN_ASKED else value
+
+    @property
+    def grpc_uri(self) -> Any:
         """Another name of ``grpc_port``."""
         return self.grpc_port
+
+    def _opened(self) -> Opened:
+        return self._models.grpc.opened(self._models.loop)
+
+    def __iter__(self) -> Iterator[Any]:
+        return (getattr(self, name) for name in self._fields)
+
+    def __getitem__(self, place: Any) -> Any:
+        return tuple(self)[place] if isinstance(place, slice) else getattr(self, self._fields[place])
 
     def predict(
         self,
@@ -103,7 +117,9 @@ class Context(_Fields):
         return running.result()
 
     def _replace(self, **fields: Any) -> Context:
-        changed = super()._replace(**fields)
+        # What has not been asked for stays so.
+        values: dict[str, Any] = dict(zip(self._fields, super().__iter__()))
+        changed = Context(**{**values, **fields})
         changed._models = self._models
         return changed
 
@@ -112,6 +128,7 @@ def make(
     registry: Registry,
     model_name: str,
     asked: CustomAttributes,
+    grpc: GrpcListener,
     *,
     rest_port: int,
     custom_attributes: str | None,
@@ -128,15 +145,15 @@ def make(
         model_version=asked.model_version or _newest(registry, model_name),
         method=method,
         rest_uri=f"http://localhost:{rest_port}/v1/models/{quote(model_name, safe='')}{at_version}:{method}",
-        grpc_port=None,
-        channel=_NO_CHANNEL,
+        grpc_port=_WHEN_ASKED,
+        channel=_WHEN_ASKED,
         custom_attributes=custom_attributes,
         request_content_type=content_type,
         accept_header=accept,
         content_length=content_length,
         timeout=timeout,
     )
-    context._models = _Models(registry, asyncio.get_running_loop(), asked.version)
+    context._models = _Models(registry, asyncio.get_running_loop(), asked.version, grpc)
     return context
 
 

@@ -34,13 +34,18 @@ class CustomAttributes(NamedTuple):
         return None if self.model_version is None else int(self.model_version)
 
 
+_NOTHING = CustomAttributes()
+
+
 def parse(header: str | None) -> CustomAttributes:
     """The header, or its absence. Of a key that stands there twice, the last one counts.
 
     Raises RequestError for a value that can be no name, version or method.
     """
+    if not header:
+        return _NOTHING
     found: dict[str, str] = {}
-    for pair in (header or "").split(","):
+    for pair in header.split(","):
         key, equals, value = (part.strip(" \t") for part in pair.partition("="))
         pattern = _PATTERNS.get(key)
         if pattern is None or not equals:

@@ -19,8 +19,12 @@ _MOST_INPUTS = 8
 
 def expected(name: str, signature: Signature) -> str:
     """The inputs, and a request that has them: ``expects x: float [-1,3], for example {"instances": ...}``."""
-    inputs = [f"{key}: {type_name(info.dtype)} {shape_text(info.shape)}" for key, info in signature.inputs.items()]
-    return f"signature '{name}' expects {_list(inputs)}, for example {_example(signature.inputs)}"
+    return f"signature '{name}' expects {tensors(signature.inputs)}, for example {_example(signature.inputs)}"
+
+
+def tensors(infos: Mapping[str, TensorInfo]) -> str:
+    """Inputs or outputs, such as ``x: float [-1,3]``."""
+    return _list([f"{name}: {type_name(info.dtype)} {shape_text(info.shape)}" for name, info in infos.items()])
 
 
 def explained(error: ModelRunError, name: str, signature: Signature, inputs: Mapping[str, Array]) -> ModelRunError:

@@ -6,6 +6,7 @@ import re
 
 from tf_toolkit.serving import custom_attributes
 from tf_toolkit.serving.context import make
+from tf_toolkit.serving.grpc_listener import GrpcListener
 from tf_toolkit.serving.handlers import Handlers
 from tf_toolkit.serving.media_types import JSON
 from tf_toolkit.serving.registry import Registry
@@ -23,14 +24,19 @@ class HandledInvocations:
         self._registry = registry
         self._default_model = default_model
         self._settings = settings
+        self._grpc = GrpcListener(registry, settings)
 
     def routes(self) -> list[Route]:
         return [Route("/invocations", "/invocations", {"POST": self._invoke})]
 
+    def is_handled(self, model_name: str) -> bool:
+        """Whether the user's code answers for the model."""
+        return True
+
     async def _invoke(self, request: Request, match: re.Match[str] | None) -> Response:
         asked = custom_attributes.parse(request.header(custom_attributes.HEADER))
         name = asked.model_name or self._default_model
-        return await invoke(self._handlers, request, name, asked, self._registry, self._settings)
+        return await invoke(self._handlers, request, name, asked, self._registry, self._settings, self._grpc)
 
 
 async def invoke(
@@ -40,6 +46,7 @@ async def invoke(
     asked: custom_attributes.CustomAttributes,
     registry: Registry,
     settings: Settings,
+    grpc: GrpcListener,
 ) -> Response:
     """A request for a model, through its handlers."""
     # A label of the metrics, which clients must not make up.
@@ -49,6 +56,7 @@ async def invoke(
         registry,
         model_name,
         asked,
+        grpc,
         rest_port=settings.rest_port,
         custom_attributes=request.header(custom_attributes.HEADER),
         content_type=request.header(b"content-type") or JSON,

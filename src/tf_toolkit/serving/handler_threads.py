@@ -6,43 +6,16 @@ import asyncio
 import logging
 import queue
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
-
-from tf_toolkit.errors import JobDescriptionError
-from tf_toolkit.hardware import cpu_count
 
 log = logging.getLogger("tf_toolkit")
 
 _Result = TypeVar("_Result")
 
-_WORKERS = "SAGEMAKER_MODEL_SERVER_WORKERS"
-# Of the image before this one, which has that many processes of so many threads.
-_PROCESSES, _THREADS = "SAGEMAKER_GUNICORN_WORKERS", "SAGEMAKER_GUNICORN_THREADS"
-# As a rule handlers wait: for the model, or for another service.
-_LEAST, _MOST = 16, 1000
 # So many that never end are replaced.
 _MOST_LOST = 1000
-
-
-def thread_count(environ: Mapping[str, str]) -> int:
-    """How many requests handlers may be at work on at once. Raises JobDescriptionError."""
-    workers, processes, threads = (_number(environ, name) for name in (_WORKERS, _PROCESSES, _THREADS))
-    if workers is not None:
-        return workers
-    if processes is None and threads is None:
-        return max(_LEAST, cpu_count())
-    return min((processes or 1) * (threads or 1), _MOST)
-
-
-def _number(environ: Mapping[str, str], name: str) -> int | None:
-    text = environ.get(name, "").strip()
-    if not text:
-        return None
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:5]) <= _MOST:
-        raise JobDescriptionError(f"{name} is {text!r}; expected a whole number from 1 to {_MOST}")
-    return int(text)
 
 
 class _Job:
@@ -102,6 +75,8 @@ class HandlerThreads:
                     log.warning("the handler of a request that was given up has ended")
                     return
                 self._jobs_given -= 1
+            # While it waits for the next, it would hold the handlers of a model that is unloaded.
+            del job
 
     def _lose(self, job: _Job) -> None:
         """Its thread goes on, for none can be stopped; another takes its place."""

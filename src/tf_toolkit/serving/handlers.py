@@ -49,17 +49,17 @@ class Handlers:
         self._threads = threads
 
     async def answer(self, body: bytes, context: Context, ask: Ask) -> Response:
-        """What they make of a request: whatever they raise is an answer too."""
+        """What they make of a request; whatever they raise is an answer too, but for RequestError and MemoryError."""
         loop = asyncio.get_running_loop()
         return await self._threads.run(lambda: self._answer(body, context, ask, loop))
 
     def _answer(self, body: bytes, context: Context, ask: Ask, loop: asyncio.AbstractEventLoop) -> Response:
         try:
             return self._call(body, context, lambda sent: asyncio.run_coroutine_threadsafe(ask(sent), loop).result())
-        except RequestError as error:
-            # Of context.predict.
-            log.error("%s: %s", self._program, error, exc_info=True)
-            return refusal(error.status, error.message)
+        except (RequestError, MemoryError) as error:
+            # Of context.predict, or what is answered the same wherever it comes from.
+            log.error("%s: %s: %s", self._program, type(error).__name__, error, exc_info=True)
+            raise
         except BaseException as error:
             # sys.exit() too: it ends the request, and neither the server nor the thread.
             log.error("%s: %s: %s", self._program, type(error).__name__, error, exc_info=True)

@@ -10,13 +10,13 @@ from tf_toolkit.serving.accept import render_invocation
 from tf_toolkit.serving.content import json_body, parse_invocation
 from tf_toolkit.serving.registry import Registry, Servable
 from tf_toolkit.serving.request import Request, Response
-from tf_toolkit.serving.rest import answer, size
+from tf_toolkit.serving.rest import answer
 from tf_toolkit.serving.routes import Route
 from tf_toolkit.serving.settings import Settings
-from tf_toolkit.serving.work import off_the_loop
+from tf_toolkit.serving.work import off_the_loop, size
 
 # Clients send the same header with every request.
-_chosen = lru_cache(maxsize=1000)(media_types.choose)
+_chosen = lru_cache(maxsize=100)(media_types.choose)
 
 
 class Invocations:
@@ -30,6 +30,10 @@ class Invocations:
     def routes(self) -> list[Route]:
         return [Route("/invocations", "/invocations", {"POST": self._answer})]
 
+    def is_handled(self, model_name: str) -> bool:
+        """Whether the user's code answers for the model."""
+        return False
+
     async def _answer(self, request: Request, match: re.Match[str] | None) -> Response:
         return await self.invoke(request, None)
 
@@ -40,9 +44,9 @@ class Invocations:
         request.model = servable.name
         body = await request.body(self._settings.max_request_bytes)
         content_type = request.header(b"content-type")
-        if asked.method in (None, "predict"):
-            return await self._predict(servable, body, content_type, request.header(b"accept"))
-        return Response(await answer(servable, asked.method or "", json_body(body, content_type)))
+        if asked.method in ("classify", "regress"):
+            return Response(await answer(servable, asked.method, json_body(body, content_type)))
+        return await self._predict(servable, body, content_type, request.header(b"accept"))
 
     async def _predict(self, servable: Servable, body: bytes, content_type: str | None, accept: str | None) -> Response:
         signatures = servable.engine.signatures

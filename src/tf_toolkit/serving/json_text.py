@@ -129,7 +129,10 @@ def _syntax_error(body: bytes, error: orjson.JSONDecodeError) -> RequestError:
         offset = len(body.decode()[: error.pos].encode())
     except UnicodeDecodeError as undecodable:
         return invalid(f"JSON Parse error: {_BAD_ENCODING} at offset: {undecodable.start}")
-    if error.msg == "unexpected end of data":
+    if error.msg == "failed to allocate memory":
+        # Of a text with more that begins than could end in it, no more is looked at.
+        reason, offset = _reason_of_end(body), len(body)
+    elif error.msg == "unexpected end of data":
         reason = _reason_of_end(body)
     elif error.msg == "trailing comma is not allowed":
         rest = body[offset + 1 :].lstrip()

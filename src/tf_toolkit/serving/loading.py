@@ -13,16 +13,14 @@ from tf_toolkit.serving.errors import ModelError
 log = logging.getLogger("tf_toolkit")
 
 
-def open_model(
-    directory: Path, intra_op: int = 0, inter_op: int = 0, gpu_memory_fraction: float | None = None
-) -> Engine:
+def open_model(directory: Path, intra_op: int = 0, inter_op: int = 0) -> Engine:
     """The model, loaded: on TensorFlow's C API, and where that is not to be had on `tensorflow` in Python.
 
-    ``gpu_memory_fraction`` is of each GPU; without one, memory is taken as it is needed. Raises ModelError.
+    Memory of a GPU is taken as it is needed. Raises ModelError.
     """
     load = c_api.load if _c_api_works() else session.load
     try:
-        return load(directory, intra_op, inter_op, gpu_memory_fraction)
+        return load(directory, intra_op, inter_op)
     except ImportError as error:
         raise ModelError(f"{directory}: no model can be loaded without TensorFlow: {error}") from None
 

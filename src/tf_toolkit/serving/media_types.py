@@ -6,6 +6,7 @@ RFC 9110, 8.3.1 and 12.5.1. Upper and lower case are one.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 JSON = "application/json"
@@ -19,6 +20,8 @@ NPY = "application/x-npy"
 ANSWERS = (JSON, JSON_LINES, CSV, NPY)
 
 _PARAMETER = re.compile(r';\s*([^\s;,="]+)\s*=\s*("[^"]*"|[^\s;,"]*)')
+# A header has room for thousands, which would keep others waiting.
+_MOST_RANGES = 100
 _RANGE = re.compile(r'(?:[^,"]|"[^"]*")+')
 
 
@@ -29,6 +32,8 @@ class MediaType(NamedTuple):
     parameters: dict[str, str]
 
 
+# Clients send the same with every request; strangers may send ever other ones, of any length.
+@lru_cache(maxsize=100)
 def parse(value: str) -> MediaType:
     """The value of a Content-Type, or one range of an Accept."""
     name, semicolon, rest = value.partition(";")
@@ -50,7 +55,7 @@ def choose(accept: str | None, default: str = JSON) -> str:
 
 def _wanted(accept: str, order: tuple[str, ...]) -> list[str]:
     """What of ``order`` the ranges accept, the best first."""
-    ranges = sorted(map(parse, _RANGE.findall(accept)), key=_quality, reverse=True)
+    ranges = sorted(map(parse, _RANGE.findall(accept)[:_MOST_RANGES]), key=_quality, reverse=True)
     refused = {each.name for each in ranges if not _quality(each)}
     return [
         answer

@@ -80,7 +80,10 @@ def find(model_dir: Path, environ: Mapping[str, str]) -> ModelCode | None:
 
 
 def find_of_model(model_dir: Path, environ: Mapping[str, str]) -> ModelCode | None:
-    """A model's own code, on a server of many archives. It counts before :func:`find_common`'s."""
+    """A model's own code, on a server of many archives. It counts before :func:`find_common`'s.
+
+    Raises JobDescriptionError for what cannot be read.
+    """
     code = _choose([model_dir / _CODE], environ)
     if code is None:
         _report_none([model_dir / _CODE], model_dir, environ)
@@ -93,11 +96,12 @@ def find_of_model(model_dir: Path, environ: Mapping[str, str]) -> ModelCode | No
     return code
 
 
-def find_common(root: Path, environ: Mapping[str, str]) -> ModelCode | None:
-    """The code of those models that have none of their own, on a server of many archives; ``root`` is /opt/ml.
+def find_common(model_dir: Path, environ: Mapping[str, str]) -> ModelCode | None:
+    """The code of those models that have none of their own, on a server of many archives.
 
-    Raises as :func:`find`.
+    They lie beside ``model_dir``, the folder of a server of one. Raises as :func:`find`.
     """
+    root = model_dir.parent
     fetched = code_source.fetch_common(environ)
     directories = [*fetched, *code_source.here(environ), root / _CODE, root / "models" / _CODE]
     code = _choose(list(dict.fromkeys(directories)), environ)

@@ -2,15 +2,18 @@
 
 On a server of many models, each model's ``inference.py`` and the modules beside it have names of their own, though
 Python has one table of modules: they stand in it only while the model's code imports something. An ``import`` in a
-function of theirs finds them too, at any later time; ``importlib.import_module`` there does not.
+function of theirs finds them too, at any later time; ``importlib.import_module`` there does not, nor does ``pickle``.
+Nor do threads that the code starts and waits for while it is being imported: those hang over modules of its own.
 """
 
 from __future__ import annotations
 
 import builtins
 import contextlib
+import gc
 import importlib.util
 import io
+import linecache
 import logging
 import sys
 import threading
@@ -32,11 +35,26 @@ def load(code: ModelCode, apart: bool) -> ModuleType:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # What a handler prints is to be seen when it is printed.
         sys.stdout.reconfigure(line_buffering=True)
+    # The code's folder may be the user's own, mounted.
+    sys.dont_write_bytecode = True
     try:
         return _Apart(code).load() if apart else _load_plainly(code)
     except (Exception, SystemExit) as error:
         log.error("%s cannot be imported", code.program, exc_info=True)
-        raise ExecuteUserScriptError(f"{code.program} cannot be imported: {_reason(error, code)}") from error
+        fault = ExecuteUserScriptError(f"{code.program} cannot be imported: {_reason(error, code)}")
+    # Not from the error, which holds all that the code has made so far.
+    raise fault
+
+
+def forget(code: ModelCode) -> None:
+    """Give back what Python keeps of code that was loaded apart, when nothing refers to its modules any more."""
+    inside = f"{code.directory}/"
+    caches: tuple[dict[str, Any], ...] = (sys.path_importer_cache, linecache.cache)
+    for cache in caches:
+        for name in [name for name in list(cache) if f"{name}/".startswith(inside)]:
+            cache.pop(name, None)
+    # Functions and their modules hold one another.
+    gc.collect()
 
 
 def _reason(error: BaseException, code: ModelCode) -> str:
@@ -62,7 +80,7 @@ def _name(code: ModelCode) -> str:
 def _executed(name: str, spec: ModuleSpec | None) -> ModuleType:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    # Dataclasses and pickles look for it there.
+    # Dataclasses look for it there, and pickles, as long as it is being imported.
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
@@ -120,7 +138,8 @@ class _Apart:
     def _is_ours(self, name: str) -> bool:
         known = self._known.get(name)
         if known is None:
-            with _LOCK:
+            # A thread that this model's code has started, and waits for, while it is imported has not the lock.
+            with contextlib.nullcontext() if self._in_place else _LOCK:
                 # What the server has imported already is not had twice: numpy, for one, cannot be.
                 there = sys.modules.get(name)
                 found = PathFinder.find_spec(name, self._paths) if there is None else getattr(there, "__spec__", None)

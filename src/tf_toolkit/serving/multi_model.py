@@ -1,35 +1,42 @@
 """Many models behind one endpoint, which the platform loads and unloads as they are asked for.
 
 https://docs.aws.amazon.com/sagemaker/latest/dg/mms-container-apis.html
+
+Handlers come with a model, in the code beside it, or are common to those that bring none.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ctypes
+import contextlib
 import logging
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import unquote
 
 import orjson
 
+from tf_toolkit.errors import ToolkitError
 from tf_toolkit.hardware import available_memory
-from tf_toolkit.serving import custom_attributes
+from tf_toolkit.serving import custom_attributes, handled_invocations
 from tf_toolkit.serving.errors import ModelError, ModelRunError, RequestError, invalid
+from tf_toolkit.serving.grpc_listener import GrpcListener
+from tf_toolkit.serving.handler_threads import HandlerThreads
+from tf_toolkit.serving.handlers import Handlers
 from tf_toolkit.serving.invocations import Invocations
 from tf_toolkit.serving.json_text import parse
+from tf_toolkit.serving.loaded_model import LoadedModel
 from tf_toolkit.serving.models import FoundModel, find_models
-from tf_toolkit.serving.registry import Load, Registry, Servable, servables_of
+from tf_toolkit.serving.registry import Load, Registry, servables_of
 from tf_toolkit.serving.request import Request, Response, refusal
 from tf_toolkit.serving.routes import Route
 from tf_toolkit.serving.settings import Settings
-from tf_toolkit.serving.work import in_thread
 
 log = logging.getLogger("tf_toolkit")
 
@@ -39,25 +46,39 @@ _RESERVE_BYTES = 64 << 20
 _NO_MEMORY = 507
 _EXHAUSTED = "RESOURCE_EXHAUSTED"
 _MOST_DESCRIPTION_BYTES = 100_000
-
-
-class _Model(NamedTuple):
-    url: str
-    servables: Sequence[Servable]
+# Side by side: no model waits for one that never ends loading, until there are so many of those.
+_LOADERS = 16
 
 
 class MultiModel:
     """The endpoints. For the event loop alone."""
 
-    def __init__(self, registry: Registry, invocations: Invocations, load: Load, settings: Settings) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        invocations: Invocations,
+        load: Load,
+        settings: Settings,
+        threads: HandlerThreads,
+        common: Handlers | None,
+    ) -> None:
+        """``threads`` are for handlers; ``common`` are those of models that bring none."""
         self._registry = registry
         self._invocations = invocations
         self._load = load
+        self._settings = settings
+        self._threads = threads
+        self._common = common
+        self._grpc = GrpcListener(registry, settings)
         # Where the platform puts models.
         self._root = settings.model_dir.parent
-        self._models: dict[str, _Model] = {}
-        # Names that are being loaded. A task whose request has timed out goes on.
+        self._models: dict[str, LoadedModel] = {}
+        # By the names of models. A task whose request has timed out goes on.
         self._loading: dict[str, asyncio.Task[None]] = {}
+        self._unloading: dict[str, asyncio.Task[None]] = {}
+        self._loaders = ThreadPoolExecutor(_LOADERS, thread_name_prefix="load")
+        # Bytes that models take which are being loaded.
+        self._promised = 0
 
     def routes(self) -> list[Route]:
         return [
@@ -67,18 +88,22 @@ class MultiModel:
             Route("/invocations", "/invocations", {"POST": _nameless}),
         ]
 
+    def is_handled(self, model_name: str) -> bool:
+        """Whether the user's code answers for the model."""
+        model = self._models.get(model_name)
+        return model is not None and model.handlers is not None
+
     async def _list(self, request: Request, match: re.Match[str] | None) -> Response:
         models = [_described(name, model) for name, model in sorted(self._models.items())]
         return Response(orjson.dumps({"models": models}))
 
     async def _create(self, request: Request, match: re.Match[str] | None) -> Response:
         name, url = _asked(parse(await request.body(_MOST_DESCRIPTION_BYTES)))
-        request.model = name
         if name in self._models or name in self._loading:
             return refusal(409, f"Model {name} is already loaded.")
-        task = self._loading[name] = asyncio.get_running_loop().create_task(self._load_model(name, url))
-        task.add_done_callback(lambda _: self._loading.pop(name))
-        await asyncio.shield(task)
+        await _done(self._loading, name, self._load_model(name, url))
+        # A label of the metrics, which clients must not make up.
+        request.model = name
         return _success(f"Successfully loaded model {name}.")
 
     async def _describe(self, request: Request, match: re.Match[str] | None) -> Response:
@@ -88,21 +113,25 @@ class MultiModel:
     async def _delete(self, request: Request, match: re.Match[str] | None) -> Response:
         name, model = self._known(match)
         del self._models[name]
-        self._registry.remove(name)
-        await asyncio.shield(_unloaded(model.servables))
-        log.info("model %s is unloaded", name)
+        await _done(self._unloading, name, self._unload_model(name, model))
         return _success(f"Successfully unloaded model {name}.")
 
     async def _invoke(self, request: Request, match: re.Match[str] | None) -> Response:
-        name, _ = self._known(match)
+        name, model = self._known(match)
         try:
-            return await self._invocations.invoke(request, name)
+            with model.in_use():
+                if model.handlers is None:
+                    return await self._invocations.invoke(request, name)
+                asked = custom_attributes.parse(request.header(custom_attributes.HEADER))
+                return await handled_invocations.invoke(
+                    model.handlers, request, name, asked, self._registry, self._settings, self._grpc
+                )
         except ModelRunError as error:
             if error.code != _EXHAUSTED:
                 raise
             raise RequestError(_NO_MEMORY, error.message) from error
 
-    def _known(self, match: re.Match[str] | None) -> tuple[str, _Model]:
+    def _known(self, match: re.Match[str] | None) -> tuple[str, LoadedModel]:
         assert match is not None
         name = unquote(match[1])
         if name not in self._models:
@@ -111,19 +140,67 @@ class MultiModel:
 
     async def _load_model(self, name: str, url: str) -> None:
         began = time.monotonic()
-        found = await in_thread(partial(_found, name, url, self._root))
-        servables = servables_of(found)
+        if name in self._unloading:
+            await asyncio.wait([self._unloading[name]])
+        in_loader = partial(asyncio.get_running_loop().run_in_executor, self._loaders)
+        found = await in_loader(_found, name, url, self._root)
+        model = LoadedModel(url, servables_of(found))
+        fault = None
+        is_open = False
         try:
-            for servable in servables:
-                await in_thread(partial(servable.load, self._load))
-        except (MemoryError, ModelError) as error:
-            await _unloaded([servable for servable in servables if not servable.error])
+            with self._memory_for(name, found):
+                await in_loader(model.open, self._load, self._threads, self._common)
+            is_open = True
+        except (MemoryError, ModelError, ToolkitError, OSError) as error:
             no_memory = isinstance(error, MemoryError) or _EXHAUSTED in str(error)
-            raise RequestError(_NO_MEMORY if no_memory else 400, str(error) or "not enough memory") from error
-        self._registry.put(servables)
-        self._models[name] = _Model(url, servables)
-        versions = ", ".join(str(servable.version) for servable in servables)
+            fault = RequestError(_NO_MEMORY if no_memory else 400, str(error) or "not enough memory")
+        finally:
+            # Not while there is the error, which holds what is to be given back.
+            if not is_open:
+                await model.close()
+        if fault is not None:
+            raise fault
+        self._registry.put(model.servables)
+        self._models[name] = model
+        versions = ", ".join(str(servable.version) for servable in model.servables)
         log.info("model %s is loaded from %s, versions %s (%.3f s)", name, url, versions, time.monotonic() - began)
+
+    @contextlib.contextmanager
+    def _memory_for(self, name: str, found: FoundModel) -> Iterator[None]:
+        """Within, no other model is given the memory that this one needs. Raises RequestError."""
+        needed = int(sum(map(_size, found.versions.values())) * _MEMORY_PER_BYTE) + _RESERVE_BYTES
+        available = available_memory()
+        if available is not None and needed + self._promised > available:
+            left = max(0, available - self._promised)
+            message = f"model {name} needs about {needed >> 20} MiB of memory, and {left >> 20} MiB are left"
+            raise RequestError(_NO_MEMORY, message)
+        self._promised += needed
+        try:
+            yield
+        finally:
+            self._promised -= needed
+
+    async def _unload_model(self, name: str, model: LoadedModel) -> None:
+        # Until then handlers of requests that are at work find the model.
+        await model.idle()
+        self._registry.remove(name)
+        await model.close()
+        log.info("model %s is unloaded", name)
+
+
+async def _done(tasks: dict[str, asyncio.Task[None]], name: str, work: Coroutine[Any, Any, None]) -> None:
+    """Return when the work is done, as what ``tasks`` has for that name; it goes on when the caller is cancelled."""
+    task = tasks[name] = asyncio.get_running_loop().create_task(work)
+
+    def end(task: asyncio.Task[None]) -> None:
+        del tasks[name]
+        # Whoever asked for it may have gone.
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            log.error("model %s: %s", name, error)
+
+    task.add_done_callback(end)
+    await asyncio.shield(task)
 
 
 async def _nameless(request: Request, match: re.Match[str] | None) -> Response:
@@ -142,7 +219,7 @@ def _asked(document: Any) -> tuple[str, str]:
 
 
 def _found(name: str, url: str, root: Path) -> FoundModel:
-    """The model at that place, if there is memory for it. Raises RequestError."""
+    """The model at that place. Raises RequestError."""
     folder = Path(os.path.normpath(url))
     if "\0" in url or not folder.is_relative_to(root):
         raise invalid(f"url is {url!r}; expected a folder below {root}")
@@ -153,11 +230,6 @@ def _found(name: str, url: str, root: Path) -> FoundModel:
         raise RequestError(404, message) from error
     if len(models) > 1:
         raise invalid(f"{url} holds more than one model: {', '.join(str(model.base_path) for model in models)}")
-    needed = int(sum(map(_size, models[0].versions.values())) * _MEMORY_PER_BYTE) + _RESERVE_BYTES
-    available = available_memory()
-    if available is not None and needed > available:
-        message = f"model {name} needs about {needed >> 20} MiB of memory, and {available >> 20} MiB are left"
-        raise RequestError(_NO_MEMORY, message)
     return models[0]._replace(name=name)
 
 
@@ -165,18 +237,9 @@ def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _described(name: str, model: _Model) -> dict[str, str]:
+def _described(name: str, model: LoadedModel) -> dict[str, str]:
     return {"modelName": name, "modelUrl": model.url}
 
 
 def _success(message: str) -> Response:
     return Response(orjson.dumps({"success": message}))
-
-
-async def _unloaded(servables: Sequence[Servable]) -> None:
-    for servable in servables:
-        await servable.unload()
-    # What is free within the process is free for the next model, but not for the machine.
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        await in_thread(partial(trim, 0))

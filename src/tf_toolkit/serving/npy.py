@@ -50,12 +50,14 @@ def read(body: bytes, dtype: DataType) -> Array:
 def _array(body: bytes) -> Array:
     """The array as it stands in the body, not copied."""
     header, start = _header(body)
-    descr, shape, fortran = header.get("descr"), header.get("shape"), header.get("fortran_order")
+    descr, shape, fortran = header.get("descr"), header.get("shape"), header.get("fortran_order", False)
     if not isinstance(descr, str) or not _PLAIN_TYPE.fullmatch(descr):
         found = repr(str(descr)[:40])
         raise invalid(f"application/x-npy: arrays of numbers, booleans or text are read, not of type {found}")
     if not isinstance(shape, tuple) or not all(type(size) is int and size >= 0 for size in shape):
         raise invalid("application/x-npy: the header has no shape")
+    if not isinstance(fortran, bool):
+        raise invalid("application/x-npy: fortran_order in the header is neither True nor False")
     if len(shape) > MOST_DIMENSIONS:
         raise invalid(f"application/x-npy: the array has {len(shape)} dimensions, {MOST_DIMENSIONS} are the most")
     try:

@@ -1,18 +1,20 @@
 """uvicorn's HTTP protocol, for clients that are slow, or send what is no HTTP: neither may hold memory or a place.
 
 uvicorn bounds neither the size of headers nor the time that they, or the reading of an answer, may take. What is
-overridden are callbacks of asyncio.Protocol and of httptools, and what uvicorn calls when they raise.
+overridden are callbacks of asyncio.Protocol and of httptools, what uvicorn calls when they raise, and how it sends.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
+import urllib.parse
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+import httptools
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from tf_toolkit.serving.request import error_body
+from tf_toolkit.serving.request import Message, error_body
 
 HEADER_BYTES = 65_536
 # For the rest of a body whose request is answered already, as one that is too large is: a client that is sending does
@@ -23,6 +25,8 @@ _LAST_SECONDS = 1.0
 # httptools takes no body of a request that has this header; nobody needs what clients offer by it.
 _UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
 _IGNORED = b"\r\nignored:"
+# A copy of it would cost more than a packet of its own.
+_LARGE_BODY = 65_536
 _HEADERS_END = b"\r\n\r\n"
 _TOO_LARGE = (431, f"the request's headers are larger than {HEADER_BYTES} bytes")
 
@@ -86,7 +90,40 @@ class Protocol(HttpToolsProtocol):
                 raise ValueError(_TOO_LARGE[1])
         self._in_headers, self._header_bytes = False, 0
         self._stop_waiting()
-        super().on_headers_complete()
+        self._begin()
+        # What follows the last chunk of a body.
+        self.headers = _Dropped()
+
+    def _begin(self) -> None:
+        """What uvicorn does where headers are complete, but with a cycle of ours."""
+        version = self.parser.get_http_version()
+        url = httptools.parse_url(self.url)
+        path = url.path.decode("ascii")
+        self.scope["method"] = self.parser.get_method().decode("ascii")
+        self.scope["http_version"] = version
+        self.scope["path"] = urllib.parse.unquote(path) if "%" in path else path
+        self.scope["raw_path"] = url.path
+        self.scope["query_string"] = url.query or b""
+        earlier = self.cycle
+        self.cycle = Cycle(
+            scope=self.scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+        if earlier is None or earlier.response_complete:
+            self._start_asgi_task(self.cycle, self.app)
+        else:
+            # It came before the answer to the one before it, and waits for that.
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))
 
     def on_message_complete(self) -> None:
         # What comes now is the next request's headers.
@@ -162,6 +199,44 @@ class Protocol(HttpToolsProtocol):
         if self._sending is not None:
             self._sending.cancel()
             self._sending = None
+
+
+class Cycle(RequestResponseCycle):
+    """One request and its answer, of which head and body go out together: uvicorn would send two packets.
+
+    For an application that says how long an answer is, and has all of its body in one message.
+    """
+
+    async def send(self, message: Message) -> None:  # type: ignore[override]
+        if message["type"] == "http.response.start":
+            self._start = message
+            return
+        if self.flow.write_paused and not self.disconnected:
+            await self.flow.drain()
+        if self.disconnected:
+            return
+        self.response_started = self.response_complete = True
+        lines = [STATUS_LINE[self._start["status"]]]
+        for name, value in (*self.default_headers, *self._start["headers"]):
+            lines += (name, b": ", value, b"\r\n")
+        lines.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
+        body = b"" if self.scope["method"] == "HEAD" else message["body"]
+        if len(body) < _LARGE_BODY:
+            self.transport.write(b"".join([*lines, body]))
+        else:
+            self.transport.write(b"".join(lines))
+            self.transport.write(body)
+        self.message_event.set()
+        if not self.keep_alive:
+            self.transport.close()
+        self.on_response()
+
+
+class _Dropped(list[tuple[bytes, bytes]]):
+    """Keeps nothing: trailers, which may have no end, are read by nobody."""
+
+    def append(self, header: tuple[bytes, bytes]) -> None:
+        pass
 
 
 def _without_upgrade(data: bytes) -> bytes:

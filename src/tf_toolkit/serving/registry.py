@@ -13,6 +13,7 @@ from typing import Protocol
 from tf_toolkit.serving.engine import Array, Engine
 from tf_toolkit.serving.errors import ModelError, ModelRunError, RequestError, invalid
 from tf_toolkit.serving.models import FoundModel
+from tf_toolkit.serving.work import in_thread
 
 
 class State(enum.Enum):
@@ -107,15 +108,14 @@ class Servable:
             self._runner.close()
         self._end_if_idle()
         await self._ended.wait()
+        engine, self._engine, self._runner = self._engine, None, None
+        self.state = State.END
+        if engine is not None:
+            await in_thread(engine.close)
 
     def _end_if_idle(self) -> None:
-        if self._ended is None or self._running:
-            return
-        if self._engine is not None:
-            self._engine.close()
-        self._engine = self._runner = None
-        self.state = State.END
-        self._ended.set()
+        if self._ended is not None and not self._running:
+            self._ended.set()
 
 
 def servables_of(found: FoundModel) -> tuple[Servable, ...]:

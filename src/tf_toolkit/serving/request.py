@@ -34,11 +34,13 @@ class Response(NamedTuple):
 class Request:
     """One request. ``deadline`` is on the clock of the event loop."""
 
-    __slots__ = ("_receive", "_scope", "deadline", "in_body", "method", "model", "received", "route")
+    __slots__ = ("_headers", "_receive", "_scope", "deadline", "in_body", "method", "model", "received", "route")
 
     def __init__(self, scope: Message, receive: Receive, started: float, timeout: float) -> None:
         self._scope = scope
         self._receive = receive
+        # Of several of one name, the first.
+        self._headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))
         self.method: str = scope["method"]
         self.deadline = started + timeout
         # Bytes of the body, and whether more are waited for.
@@ -62,11 +64,8 @@ class Request:
 
     def header(self, name: bytes) -> str | None:
         """The first header of that name, which is in lower case."""
-        for key, value in self._scope["headers"]:
-            if key == name:
-                text: str = value.decode("latin-1")
-                return text
-        return None
+        value = self._headers.get(name)
+        return None if value is None else value.decode("latin-1")
 
     async def body(self, limit: int) -> bytes:
         """The whole body. Raises RequestError where it is larger than ``limit``, unread where its length is told."""

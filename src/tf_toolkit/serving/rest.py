@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from functools import partial
 from urllib.parse import unquote
 
 from tf_toolkit.serving.classify_json import parse_examples, render_classify, render_regress
-from tf_toolkit.serving.engine import Array
 from tf_toolkit.serving.errors import invalid
 from tf_toolkit.serving.metadata import VersionStatus, metadata_body, status_body
 from tf_toolkit.serving.registry import Registry, Servable
 from tf_toolkit.serving.request import Request, Response
 from tf_toolkit.serving.rest_json import parse_predict, render_predict
 from tf_toolkit.serving.routes import Route
-from tf_toolkit.serving.work import off_the_loop
+from tf_toolkit.serving.work import off_the_loop, size
 
 # As TensorFlow Serving has them; a version has 64 bits.
 _MODEL = r"/v1/models/([^/:]+)(?:/versions/([0-9]{1,19})|/labels/([^/:]+))?"
@@ -70,11 +68,6 @@ async def answer(servable: Servable, method: str, body: bytes) -> bytes:
     outputs = await servable.run(examples.signature_name, examples.inputs, examples.outputs)
     render = render_classify if method == "classify" else render_regress
     return await off_the_loop(size(outputs), partial(render, examples, outputs))
-
-
-def size(arrays: Mapping[str, Array]) -> int:
-    """Bytes, about."""
-    return sum(array.nbytes for array in arrays.values())
 
 
 def _status_of(servable: Servable) -> VersionStatus:

@@ -36,6 +36,8 @@ class PredictRequest(NamedTuple):
     row_format: bool
     # None for all.
     outputs: tuple[str, ...] | None
+    # Rows of one value are answered as the values.
+    bare: bool = False
 
 
 def parse_predict(body: bytes, signatures: Mapping[str, Signature]) -> PredictRequest:
@@ -64,10 +66,12 @@ def predict_request(
     return PredictRequest(name, signature, inputs, row_format, _outputs(document, signature))
 
 
-def row_inputs(instances: list[Any], signature: Signature, *, no_booleans: bool = False) -> dict[str, Array]:
-    """The inputs of these rows, at least one. Raises RequestError."""
+def row_inputs(
+    instances: list[Any], signature: Signature, *, key: str = _INSTANCES_KEY, no_booleans: bool = False
+) -> dict[str, Array]:
+    """The inputs of these rows, at least one, which the document has by that key. Raises RequestError."""
     if _is_object(instances[0]):
-        return _object_rows(instances, signature, no_booleans)
+        return _object_rows(instances, signature, key, no_booleans)
     if len(signature.inputs) > 1:
         raise invalid(
             "instances is a plain list, but expecting list of objects as multiple input tensors required as per "
@@ -80,16 +84,16 @@ def row_inputs(instances: list[Any], signature: Signature, *, no_booleans: bool 
     index, fault = first_fault(instances, info.dtype)
     if _is_object(instances[index]):
         raise invalid(f"Expecting value/list but got object at item {index} of input list")
-    raise invalid(f"Failed to process element: {index} of 'instances' list. Error: {fault}")
+    raise invalid(f"Failed to process element: {index} of '{key}' list. Error: {fault}")
 
 
-def render_predict(request: PredictRequest, outputs: Mapping[str, Array], *, strict: bool = False) -> bytes:
-    """The body of the answer. ``strict`` JSON has null for what is not finite. Raises RequestError."""
+def render_predict(request: PredictRequest, outputs: Mapping[str, Array]) -> bytes:
+    """The body of the answer. Raises RequestError."""
     if not outputs:
         raise invalid("Cannot convert empty tensor map to JSON")
     if request.row_format:
-        return b'{"predictions":%s}' % _predictions(outputs, strict)
-    texts = {name: array_text(name, array, strict=strict) for name, array in outputs.items()}
+        return b'{"predictions":%s}' % _predictions(outputs)
+    texts = {name: array_text(name, array) for name, array in outputs.items()}
     if len(texts) == 1:
         return b'{"outputs":%s}' % next(iter(texts.values()))
     return b'{"outputs":{%s}}' % b",".join([orjson.dumps(name) + b":" + text for name, text in texts.items()])
@@ -142,9 +146,9 @@ def _instances(document: dict[str, Any]) -> list[Any]:
     return instances
 
 
-def _object_rows(instances: list[Any], signature: Signature, no_booleans: bool) -> dict[str, Array]:
+def _object_rows(instances: list[Any], signature: Signature, key: str, no_booleans: bool) -> dict[str, Array]:
     names = signature.inputs
-    odd, message = _odd_row(instances, names)
+    odd, message = _odd_row(instances, names, key)
     faults = {}
     inputs = {}
     for name, info in names.items() if odd else ():
@@ -157,15 +161,13 @@ def _object_rows(instances: list[Any], signature: Signature, no_booleans: bool) 
             inputs[name] = array
     if faults:
         index, name = min(faults, key=lambda place: place[0])
-        raise invalid(
-            f"Failed to process element: {index} key: {name} of 'instances' list. Error: {faults[index, name]}"
-        )
+        raise invalid(f"Failed to process element: {index} key: {name} of '{key}' list. Error: {faults[index, name]}")
     if message is not None:
         raise invalid(message)
     return inputs
 
 
-def _odd_row(instances: list[Any], names: Mapping[str, object]) -> tuple[int, str | None]:
+def _odd_row(instances: list[Any], names: Mapping[str, object], key: str) -> tuple[int, str | None]:
     """The first row that is no object with exactly these names, and what is wrong; or how many rows there are."""
     keys = names.keys()
     for index, instance in enumerate(instances):
@@ -177,9 +179,9 @@ def _odd_row(instances: list[Any], names: Mapping[str, object]) -> tuple[int, st
         for name in instance:
             if name not in names:
                 error = Fault(f"JSON object: does not have named input: {name}")
-                return index, f"{place} key: {name} of 'instances' list. Error: {error}"
+                return index, f"{place} key: {name} of '{key}' list. Error: {error}"
         wanted = ",".join(sorted(names))
-        return index, f"{place} of 'instances' list. JSON object: {shown(instance)} must only have keys: {wanted}"
+        return index, f"{place} of '{key}' list. JSON object: {shown(instance)} must only have keys: {wanted}"
     return len(instances), None
 
 
@@ -217,7 +219,7 @@ def _outputs(document: dict[str, Any], signature: Signature) -> tuple[str, ...] 
     return tuple(dict.fromkeys(wanted)) or None
 
 
-def _predictions(outputs: Mapping[str, Array], strict: bool) -> bytes:
+def _predictions(outputs: Mapping[str, Array]) -> bytes:
     size = None
     for name, array in outputs.items():
         if array.ndim == 0:
@@ -229,8 +231,8 @@ def _predictions(outputs: Mapping[str, Array], strict: bool) -> bytes:
         size = len(array)
     if len(outputs) == 1:
         ((name, array),) = outputs.items()
-        return array_text(name, array, strict=strict)
-    columns = [rows(name, array, strict=strict) for name, array in outputs.items()]
+        return array_text(name, array)
+    columns = [rows(name, array) for name, array in outputs.items()]
     return orjson.dumps([dict(zip(outputs, row)) for row in zip(*columns)], option=orjson.OPT_SERIALIZE_NUMPY)
 
 

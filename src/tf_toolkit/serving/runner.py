@@ -9,24 +9,26 @@ from collections.abc import Mapping, Sequence
 from tf_toolkit.hardware import cpu_count
 from tf_toolkit.serving.batching import Answer, Batcher
 from tf_toolkit.serving.engine import Array, Engine
+from tf_toolkit.serving.loop_pass import LoopPass
+from tf_toolkit.serving.pace import Pace
 from tf_toolkit.serving.settings import Batching
 from tf_toolkit.serving.signature import Signature
+from tf_toolkit.serving.work import size
 
-# A thread costs a request more than this many seconds of the event loop.
-_QUICK = 0.0001
-# What one run that was held up may add to the measure.
-_RISE = 1.5
+# A thread costs a request more than this many seconds of the event loop. At first runs are measured in threads, which
+# find the processor's caches filled by others: what takes half as long in the loop may seem to take as long as this.
+_QUICK = 0.0002
 # An input this many times as large as any that ran quickly may not.
 _LARGER = 2
 # Of different sets of outputs, which requests may choose.
-_MOST_PACES = 1000
-# Of batches that nobody has asked for.
-_ROWS = 64
+_MOST_KINDS = 1000
+# Of batches that nobody has asked for. There are none where there are to be none: no row has room in one.
+_ROWS, _NO_ROWS = 64, 0
 _WAITING = 1000
 
 
 class Runner:
-    """Runs requests to one model, none of which keeps the event loop for long."""
+    """Runs requests to one model, none of which keeps the event loop for long, as far as earlier ones tell."""
 
     def __init__(self, engine: Engine, batching: Batching) -> None:
         self._engine = _Measured(engine)
@@ -41,16 +43,18 @@ class Runner:
                 trusting=True,
             )
         else:
-            self._batcher = Batcher(self._engine, _ROWS, 0, _WAITING, cpu_count(), trusting=False)
+            rows = _ROWS if batching.enabled is None else _NO_ROWS
+            self._batcher = Batcher(self._engine, rows, 0, _WAITING, cpu_count(), trusting=False)
+        self._loop_pass = LoopPass(self._batcher)
 
     async def run(self, signature: str, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> Answer:
         """See Engine.run."""
         if not self._batching.enabled and self._engine.quick(signature, inputs, outputs):
-            return self._engine.run(signature, inputs, outputs)
+            return await self._loop_pass.run(signature, inputs, outputs)
         return await asyncio.wrap_future(self._batcher.submit(signature, inputs, outputs))
 
     def close(self) -> None:
-        """Take nothing new, and return when all that waits has its answer."""
+        """Take nothing new; what waits gets its answer."""
         self._batcher.close()
 
 
@@ -59,7 +63,7 @@ class _Measured:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._paces: dict[tuple[str, tuple[str, ...] | None], _Pace] = {}
+        self._kinds: dict[tuple[str, tuple[str, ...] | None], _Kind] = {}
 
     @property
     def signatures(self) -> Mapping[str, Signature]:
@@ -67,38 +71,31 @@ class _Measured:
 
     def quick(self, signature: str, inputs: Mapping[str, Array], outputs: Sequence[str] | None) -> bool:
         """Whether it is going to take no longer than a thread would cost, as far as that can be told."""
-        pace = self._paces.get((signature, None if outputs is None else tuple(outputs)))
-        return pace is not None and pace.seconds < _QUICK and _size(inputs) <= pace.size * _LARGER
+        kind = self._kinds.get((signature, None if outputs is None else tuple(outputs)))
+        return kind is not None and kind.pace.seconds < _QUICK and size(inputs) <= kind.size * _LARGER
 
     def run(self, signature: str, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> Answer:
         started = time.perf_counter()
         answer = self._engine.run(signature, inputs, outputs)
         seconds = time.perf_counter() - started
         key = signature, None if outputs is None else tuple(outputs)
-        pace = self._paces.get(key)
-        if pace is None and len(self._paces) < _MOST_PACES:
-            pace = self._paces[key] = _Pace()
-        if pace is not None:
-            pace.seconds = min(seconds, pace.seconds * _RISE)
+        kind = self._kinds.get(key)
+        if kind is None and len(self._kinds) < _MOST_KINDS:
+            kind = self._kinds[key] = _Kind()
+        if kind is not None:
+            kind.pace.add(seconds)
             if seconds < _QUICK:
-                pace.size = max(pace.size, _size(inputs))
+                kind.size = max(kind.size, size(inputs))
         return answer
 
     def close(self) -> None:
         self._engine.close()
 
 
-class _Pace:
+class _Kind:
+    """Of runs."""
+
     def __init__(self) -> None:
-        # What a run takes of late.
-        self.seconds = float("inf")
+        self.pace = Pace()
         # Of the largest input that was quick.
         self.size = 0
-
-
-def _size(inputs: Mapping[str, Array]) -> int:
-    """In bytes."""
-    return sum(
-        array.nbytes + (sum(map(len, array.ravel().tolist())) if array.dtype.kind == "O" else 0)
-        for array in inputs.values()
-    )

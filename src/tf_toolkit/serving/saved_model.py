@@ -39,7 +39,8 @@ def read(directory: Path) -> Mapping[str, Signature]:
                 # Of the tags all must be right: TensorFlow itself asks for no less.
                 if tags == [SERVE_TAG]:
                     return signatures
-                found.append("+".join(tags) or "none")
+                # A tag may be any text, and this stays one line.
+                found.append(repr("+".join(tags))[1:-1] or "none")
     except wire.WireError as error:
         raise ModelError(f"{path}: this is no SavedModel, or one cut off: {error}") from None
     raise ModelError(

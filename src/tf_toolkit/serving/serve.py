@@ -16,12 +16,13 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from tf_toolkit import contract
 from tf_toolkit.errors import JobDescriptionError, ToolkitError
+from tf_toolkit.hardware import cpu_count
 from tf_toolkit.serving import model_code
 from tf_toolkit.serving.engine import Engine
 from tf_toolkit.serving.errors import ModelError
@@ -30,6 +31,9 @@ from tf_toolkit.serving.registry import Registry, Runner
 from tf_toolkit.serving.settings import DEFAULT_MODEL, Settings, read_settings
 from tf_toolkit.serving.sockets import listen
 from tf_toolkit.serving.start_up import StartUp
+
+if TYPE_CHECKING:
+    from tf_toolkit.serving.model_server import ModelServers
 
 log = logging.getLogger("tf_toolkit")
 
@@ -83,7 +87,8 @@ def serve(settings: Settings, began: float, host: str | None) -> int:
     # Of many models the platform says which, when it wants them.
     found = {} if settings.multi_model else find_models(settings.model_dir)
     default_model = "" if settings.multi_model else _default_model(found, settings.default_model)
-    code = None if settings.multi_model else model_code.find(settings.model_dir, os.environ)
+    find = model_code.find_common if settings.multi_model else model_code.find
+    code = find(settings.model_dir, os.environ)
     if code is not None:
         # Before anything is imported that it may replace.
         model_code.install(code, os.environ, quiet=settings.log_level > logging.INFO)
@@ -92,16 +97,29 @@ def serve(settings: Settings, began: float, host: str | None) -> int:
     settings = settings._replace(rest_port=sockets[-1].getsockname()[1])
     registry = Registry()
     servables = [servable for model in found.values() for servable in registry.add(model)]
-    load = functools.partial(_load, settings)
-    start_up = StartUp(servables, load, settings.load_time, began)
-    # Models load in the meantime.
-    from tf_toolkit.serving.assembly import make_server
+    with _model_servers(settings, found) as model_servers:
+        load = functools.partial(_load, settings) if model_servers is None else model_servers.load
+        start_up = StartUp(servables, load, settings.load_time, began)
+        # Models load in the meantime.
+        from tf_toolkit.serving.assembly import make_server
 
-    server = make_server(registry, default_model, load, settings, code)
-    start_up.when_failed(server.stop)
-    log.info("listening on ports %s", ", ".join(str(each.getsockname()[1]) for each in sockets))
-    server.run(sockets)
+        server = make_server(registry, default_model, load, settings, code, model_servers)
+        start_up.when_failed(server.stop)
+        log.info("listening on ports %s", ", ".join(str(each.getsockname()[1]) for each in sockets))
+        server.run(sockets)
     return contract.SOURCE_UNAVAILABLE if start_up.failed else contract.SUCCEEDED
+
+
+@contextlib.contextmanager
+def _model_servers(settings: Settings, found: Mapping[str, FoundModel]) -> Iterator[ModelServers | None]:
+    """TensorFlow Serving's own servers, where models are to run in those; they end with the block."""
+    if settings.model_server is None:
+        yield None
+        return
+    from tf_toolkit.serving.model_server import ModelServers
+
+    with contextlib.closing(ModelServers(settings, settings.model_server, found)) as model_servers:
+        yield model_servers
 
 
 def _default_model(found: Mapping[str, FoundModel], name: str | None) -> str:
@@ -120,9 +138,18 @@ def _load(settings: Settings, directory: Path) -> tuple[Engine, Runner]:
     from tf_toolkit.serving.runner import Runner
     from tf_toolkit.serving.warm_up import warm_up
 
-    engine = open_model(directory, settings.intra_op_threads, settings.inter_op_threads)
+    # TensorFlow itself looks at the CPUs of the machine, whatever share of their time a container has.
+    cpus = cpu_count()
+    intra_op = settings.intra_op_threads or _unless_set("TF_NUM_INTRAOP_THREADS", cpus)
+    inter_op = settings.inter_op_threads or _unless_set("TF_NUM_INTEROP_THREADS", cpus)
+    engine = open_model(directory, intra_op, inter_op)
     warm_up(engine, directory)
     return engine, Runner(engine, settings.batching)
+
+
+def _unless_set(variable: str, threads: int) -> int:
+    """The number for TensorFlow, which reads that variable where there is none."""
+    return 0 if os.environ.get(variable) else threads
 
 
 def _start_log() -> None:

@@ -25,14 +25,12 @@ _ASSETS_COLLECTION = "saved_model_assets"
 _FEED_PREFIX = "tf_toolkit_feed"
 
 
-def load(
-    directory: Path, intra_op: int = 0, inter_op: int = 0, gpu_memory_fraction: float | None = None
-) -> SessionEngine:
+def load(directory: Path, intra_op: int = 0, inter_op: int = 0) -> SessionEngine:
     """The model of that directory; 0 threads are as many as TensorFlow likes. Raises ModelError."""
     import tensorflow as tf
 
     signatures = saved_model.read(directory)
-    options = tf.compat.v1.GPUOptions(per_process_gpu_memory_fraction=gpu_memory_fraction, allow_growth=True)
+    options = tf.compat.v1.GPUOptions(allow_growth=True)
     config = tf.compat.v1.ConfigProto(
         intra_op_parallelism_threads=intra_op,
         inter_op_parallelism_threads=inter_op,

@@ -5,18 +5,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
 from tf_toolkit.hardware import cpu_count
 from tf_toolkit.serving.errors import ModelError
 from tf_toolkit.serving.registry import Load, Servable
 from tf_toolkit.serving.settings import LOAD_TIME
-from tf_toolkit.serving.signature import TensorInfo
 
 log = logging.getLogger("tf_toolkit")
-
-_SHOWN_TENSORS = 8
 
 
 class StartUp:
@@ -76,15 +73,8 @@ def _tell(servable: Servable, error: BaseException | None) -> None:
 
 
 def _signatures(servable: Servable) -> Iterator[str]:
-    for name, signature in sorted(servable.engine.signatures.items()):
-        yield f"signature {name}: {_tensors(signature.inputs)} -> {_tensors(signature.outputs)}"
-
-
-def _tensors(tensors: Mapping[str, TensorInfo]) -> str:
     # With numpy, which is not to be waited for at the start.
-    from tf_toolkit.serving.expectation import shape_text
-    from tf_toolkit.serving.json_faults import type_name
+    from tf_toolkit.serving.expectation import tensors
 
-    shown = [f"{name}: {type_name(info.dtype)} {shape_text(info.shape)}" for name, info in sorted(tensors.items())]
-    more = [f"and {len(shown) - _SHOWN_TENSORS} more"] if len(shown) > _SHOWN_TENSORS else []
-    return ", ".join([*shown[:_SHOWN_TENSORS], *more]) or "nothing"
+    for name, signature in servable.engine.signatures.items():
+        yield f"signature {name}: {tensors(signature.inputs) or 'nothing'} -> {tensors(signature.outputs) or 'nothing'}"

@@ -1,4 +1,4 @@
-"""TensorProto to arrays: tensorflow/core/framework/tensor.proto."""
+"""TensorProto to arrays, and back: tensorflow/core/framework/tensor.proto."""
 
 from __future__ import annotations
 
@@ -12,13 +12,31 @@ from tf_toolkit.serving.saved_model import data_type, tensor_shape
 from tf_toolkit.serving.signature import NUMPY_TYPES, DataType
 
 _DTYPE, _SHAPE, _CONTENT = 1, 2, 4
-_STRINGS = 8
+_STRINGS, _INTEGERS = 8, 7
+# TensorShapeProto.
+_DIM, _UNKNOWN_RANK = 2, 3
+_SIZE = 1
 # Each has the values of some types: as bytes of that type,
 _PLAIN = {5: "<f4", 6: "<f8", 9: "<c8", 12: "<c16"}
 # or as varints, which of an array of halves are their bits.
 _VARINTS = {7: "int64", 10: "int64", 11: "bool", 13: "uint16", 16: "uint32", 17: "uint64"}
+# Which has those of a type; integers of all others are together in one.
+_FIELDS = {
+    DataType.DT_FLOAT: 5,
+    DataType.DT_DOUBLE: 6,
+    DataType.DT_COMPLEX64: 9,
+    DataType.DT_INT64: 10,
+    DataType.DT_BOOL: 11,
+    DataType.DT_COMPLEX128: 12,
+    DataType.DT_HALF: 13,
+    DataType.DT_UINT32: 16,
+    DataType.DT_UINT64: 17,
+}
+_NUMBERS = {name: dtype for dtype, name in NUMPY_TYPES.items()}
 # A shape costs nothing to write down, and gigabytes to fill.
 _MOST_ELEMENTS = 1 << 28
+# Elements that are made varints at once, each of which takes nearly 200 bytes meanwhile.
+_FEW = 100_000
 
 
 def array(message: memoryview) -> Array:
@@ -27,7 +45,7 @@ def array(message: memoryview) -> Array:
     shape: tuple[int, ...] | None = ()
     content: list[memoryview] = []
     strings: list[bytes] = []
-    numbers: list[Array] = []
+    numbers: dict[int, list[Array]] = {}
     for field, value in wire.fields(message):
         if field == _DTYPE:
             dtype = data_type(wire.unsigned(value))
@@ -38,9 +56,10 @@ def array(message: memoryview) -> Array:
         elif field == _STRINGS:
             strings.append(bytes(wire.data(value)))
         elif field in _PLAIN:
-            numbers.append(_from_bytes(wire.data(value), _PLAIN[field]))
+            numbers.setdefault(field, []).append(_from_bytes(wire.data(value), _PLAIN[field]))
         elif field in _VARINTS:
-            numbers.append(np.array([wire.signed(one) for one in wire.packed_varints(value)]).astype(_VARINTS[field]))
+            integers = np.array([wire.signed(one) for one in wire.packed_varints(value)], np.int64)
+            numbers.setdefault(field, []).append(integers.astype(_VARINTS[field]))
     if dtype not in NUMPY_TYPES:
         raise wire.WireError(f"a tensor is of the type {dtype.name}, which no array has")
     if shape is None or min(shape, default=0) < 0 or math.prod(shape) > _MOST_ELEMENTS:
@@ -49,9 +68,49 @@ def array(message: memoryview) -> Array:
         return _filled(np.array(strings, object), shape, b"")
     if content:
         return _filled(_from_bytes(content[0], NUMPY_TYPES[dtype]), shape, 0)
-    values = np.concatenate(numbers) if numbers else np.zeros(0)
-    values = values.view(np.float16) if dtype == DataType.DT_HALF and numbers else values.astype(NUMPY_TYPES[dtype])
+    found = numbers.get(_FIELDS.get(dtype, _INTEGERS)) or [np.zeros(0, NUMPY_TYPES[dtype])]
+    values = np.concatenate(found)
+    values = values.view(np.float16) if dtype == DataType.DT_HALF else values.astype(NUMPY_TYPES[dtype])
     return _filled(values, shape, 0)
+
+
+def encoded(array: Array) -> bytes:
+    """The message. Values are in the field of their type, where those who ask TensorFlow Serving look for them."""
+    dtype = _NUMBERS[array.dtype.name]
+    head = wire.varint_field(_DTYPE, dtype) + wire.bytes_field(_SHAPE, encoded_shape(array.shape))
+    if dtype == DataType.DT_STRING:
+        return head + b"".join([wire.bytes_field(_STRINGS, item) for item in array.ravel().tolist()])
+    field = _FIELDS.get(dtype, _INTEGERS)
+    if field in _PLAIN:
+        values = array.tobytes()
+    else:
+        values = _varints(array.view(np.uint16) if dtype == DataType.DT_HALF else array)
+    return head + wire.bytes_field(field, values)
+
+
+def encoded_shape(shape: tuple[int, ...] | None) -> bytes:
+    """A TensorShapeProto."""
+    if shape is None:
+        return wire.varint_field(_UNKNOWN_RANK, 1)
+    return b"".join([wire.bytes_field(_DIM, wire.varint_field(_SIZE, size)) for size in shape])
+
+
+def _varints(array: Array) -> bytes:
+    """One for each element."""
+    elements = array.ravel()
+    return b"".join([_varints_of_few(elements[at : at + _FEW]) for at in range(0, len(elements), _FEW)])
+
+
+def _varints_of_few(elements: Array) -> bytes:
+    """Groups of seven bits, the lowest first, of which all but the last have an eighth."""
+    # Negative numbers are written as those of 64 bits.
+    numbers = elements.astype(np.int64 if elements.dtype.kind == "i" else np.uint64).view(np.uint64)
+    rest = numbers[:, None] >> np.arange(0, 64, 7, dtype=np.uint64)
+    bits = (rest & np.uint64(0x7F)).astype(np.uint8)
+    # The first is there whatever it is.
+    needed = np.concatenate([np.ones((len(rest), 1), bool), rest[:, 1:] > 0], 1)
+    bits[:, :-1] |= np.where(needed[:, 1:], np.uint8(0x80), np.uint8(0))
+    return bytes(bits[needed])
 
 
 def _from_bytes(value: memoryview, dtype: str) -> Array:
@@ -67,4 +126,8 @@ def _filled(values: Array, shape: tuple[int, ...], empty: object) -> Array:
         raise wire.WireError(f"a tensor of {size} elements has {len(values)} values")
     array = np.full(size, values[-1] if len(values) else empty, values.dtype)
     array[: len(values)] = values
-    return array.reshape(shape)
+    try:
+        return array.reshape(shape)
+    except ValueError as error:
+        # numpy's arrays have fewer dimensions.
+        raise wire.WireError(f"a tensor has {len(shape)} dimensions: {error}") from None

@@ -15,10 +15,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tf_toolkit.serving import tensor_proto, wire
+from tf_toolkit.serving import api_messages, wire
 from tf_toolkit.serving.engine import Array, Engine
 from tf_toolkit.serving.errors import ModelRunError
-from tf_toolkit.serving.signature import DEFAULT_SIGNATURE, NUMPY_TYPES, DataType, Signature, TensorInfo
+from tf_toolkit.serving.signature import NUMPY_TYPES, DataType, Signature, TensorInfo
 
 log = logging.getLogger("tf_toolkit")
 
@@ -33,14 +33,8 @@ _CHECKSUM_SIZE = 4
 # tensorflow_serving/apis/prediction_log.proto, PredictionLog, and the requests that it holds.
 _CLASSIFY_LOG, _REGRESS_LOG, _MULTI_INFERENCE_LOG, _PREDICT_LOG = 2, 3, 4, 6
 _REQUEST = 1
-# PredictRequest
-_MODEL_SPEC, _INPUTS, _OUTPUT_FILTER = 1, 2, 3
-_SIGNATURE_NAME = 3
-# ClassificationRequest and RegressionRequest; MultiInferenceRequest has its tasks where these have the model.
-_INPUT = 2
-# Input: a list of examples, or one with a context that belongs to each of them.
-_EXAMPLE_LIST, _EXAMPLE_LIST_WITH_CONTEXT = 1, 2
-_EXAMPLES, _CONTEXT = 1, 2
+# MultiInferenceRequest; a task has the model where other requests have it.
+_TASKS = 1
 # What classify and regress signatures call their input.
 _EXAMPLES_INPUT = "inputs"
 
@@ -79,12 +73,17 @@ def zeros(signatures: Mapping[str, Signature]) -> Iterator[Request]:
     """One element along each dimension that is not known, and along one where not even their number is."""
     for name, signature in signatures.items():
         if all(info.dtype in NUMPY_TYPES for info in signature.inputs.values()):
-            yield Request(name, {key: _zeros(info) for key, info in signature.inputs.items()})
+            yield Request(name, {key: zero_array(info) for key, info in signature.inputs.items()})
 
 
-def _zeros(info: TensorInfo) -> Array:
-    shape = (1,) if info.shape is None else tuple(abs(size) for size in info.shape)
-    return np.full(shape, b"" if info.dtype == DataType.DT_STRING else 0, NUMPY_TYPES[info.dtype])
+def zero_array(info: TensorInfo) -> Array:
+    """Zeros, or empty strings."""
+    return np.full(zero_shape(info), b"" if info.dtype == DataType.DT_STRING else 0, NUMPY_TYPES[info.dtype])
+
+
+def zero_shape(info: TensorInfo) -> tuple[int, ...]:
+    """The shape that is taken where the signature leaves it open."""
+    return (1,) if info.shape is None else tuple(abs(size) for size in info.shape)
 
 
 def requests(file: Path) -> Iterator[Request]:
@@ -122,49 +121,14 @@ def _requests(record: memoryview) -> Iterator[Request]:
 
 
 def _predict(message: memoryview) -> Request:
-    signature = DEFAULT_SIGNATURE
-    inputs, outputs = {}, []
-    for field, value in wire.fields(message):
-        if field == _MODEL_SPEC:
-            signature = _signature_name(wire.data(value))
-        elif field == _INPUTS:
-            name, tensor = wire.entry(value)
-            inputs[name] = tensor_proto.array(tensor)
-        elif field == _OUTPUT_FILTER:
-            outputs.append(wire.text(value))
-    return Request(signature, inputs, tuple(outputs) or None)
+    return Request(api_messages.request_spec(message).signature, *api_messages.predict_request(message))
 
 
 def _of_examples(message: memoryview, kind: int) -> Iterator[Request]:
-    signatures: list[str] = []
-    examples: list[bytes] = []
-    for field, value in wire.fields(message):
-        if field == _INPUT:
-            examples = _examples(wire.data(value))
-        elif field == _MODEL_SPEC and kind != _MULTI_INFERENCE_LOG:
-            signatures = [_signature_name(wire.data(value))]
-        elif field == _MODEL_SPEC:
-            specs = [part for number, part in wire.fields(wire.data(value)) if number == _MODEL_SPEC]
-            signatures += [_signature_name(wire.data(spec)) for spec in specs]
-    for signature in signatures or [DEFAULT_SIGNATURE]:
-        yield Request(signature, {_EXAMPLES_INPUT: np.array(examples, object)})
-
-
-def _signature_name(model_spec: memoryview) -> str:
-    names = [wire.text(value) for field, value in wire.fields(model_spec) if field == _SIGNATURE_NAME]
-    return (names or [""])[-1] or DEFAULT_SIGNATURE
-
-
-def _examples(message: memoryview) -> list[bytes]:
-    """The examples as they are to be fed; two messages of protobuf, one after the other, are both in one."""
-    examples: list[bytes] = []
-    context = b""
-    for kind, value in wire.fields(message):
-        if kind not in (_EXAMPLE_LIST, _EXAMPLE_LIST_WITH_CONTEXT):
-            continue
-        for field, part in wire.fields(wire.data(value)):
-            if field == _EXAMPLES:
-                examples.append(bytes(wire.data(part)))
-            elif field == _CONTEXT:
-                context = bytes(wire.data(part))
-    return [context + example for example in examples]
+    examples = np.array(api_messages.request_examples(message), object)
+    if kind != _MULTI_INFERENCE_LOG:
+        yield Request(api_messages.request_spec(message).signature, {_EXAMPLES_INPUT: examples})
+        return
+    for field, task in wire.fields(message):
+        if field == _TASKS:
+            yield Request(api_messages.request_spec(wire.data(task)).signature, {_EXAMPLES_INPUT: examples})

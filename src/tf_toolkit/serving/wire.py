@@ -5,7 +5,7 @@ https://protobuf.dev/programming-guides/encoding/
 
 from __future__ import annotations
 
-import struct
+import ctypes
 from collections.abc import Iterator
 from typing import Union
 
@@ -132,6 +132,6 @@ def bytes_field(number: int, value: bytes) -> bytes:
     return tag(number, _BYTES) + encoded(len(value)) + value
 
 
-def double_field(number: int, value: float) -> bytes:
-    """A field that is a double."""
-    return tag(number, _FIXED_64) + struct.pack("<d", value)
+def float_field(number: int, value: float) -> bytes:
+    """A field that is a float; what is too large for one is infinite."""
+    return tag(number, _FIXED_32) + bytes(ctypes.c_float(value))

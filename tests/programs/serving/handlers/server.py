@@ -1,13 +1,11 @@
-"""The server around handlers, with models that are arithmetic in numpy: server.py FOLDER PORT_FILE [--many | MODEL]
+"""The server around handlers, with models that are arithmetic in numpy: server.py FOLDER PORT_FILE [MODEL]
 
-FOLDER is what the platform mounts at /opt/ml: the code lies in FOLDER/model/code, and with --many beside each model, in
-FOLDER/models/NAME/model/code, and in FOLDER/code for those without. MODEL is
-a folder of a real model, <name>/1, which is served instead. The port is written to a file when it listens.
+FOLDER is what the platform mounts at /opt/ml: the code lies in FOLDER/model/code. MODEL is a folder of a real model,
+<name>/1, which is served instead. The port is written to a file when it listens.
 """
 
 import logging
 import os
-import re
 import socket
 import sys
 import typing
@@ -19,10 +17,9 @@ from tf_toolkit.errors import ToolkitError
 from tf_toolkit.serving import model_code
 from tf_toolkit.serving.access_log import AccessLog
 from tf_toolkit.serving.app import App
-from tf_toolkit.serving.custom_attributes import CustomAttributes
 from tf_toolkit.serving.errors import ModelRunError
-from tf_toolkit.serving.handled_invocations import HandledInvocations, invoke
-from tf_toolkit.serving.handler_threads import HandlerThreads, thread_count
+from tf_toolkit.serving.handled_invocations import HandledInvocations
+from tf_toolkit.serving.handler_threads import HandlerThreads
 from tf_toolkit.serving.handlers import Handlers
 from tf_toolkit.serving.http_server import HttpServer
 from tf_toolkit.serving.metrics import Metrics
@@ -88,7 +85,7 @@ def open_real(settings, directory):
     return engine, Runner(engine, settings.batching)
 
 
-def single(folder, registry, settings, threads):
+def handled(folder, registry, settings, threads):
     if len(sys.argv) > 3:
         model = Path(sys.argv[3])
         (servable,) = registry.add(FoundModel("half_plus_three", model, {1: model / "1"}, ()))
@@ -103,20 +100,6 @@ def single(folder, registry, settings, threads):
     return HandledInvocations(Handlers(code, threads), registry, "half_plus_three", settings).routes()
 
 
-def many(folder, registry, settings, threads):
-    common = model_code.find_common(folder, os.environ)
-    handlers = {}
-    for model in sorted((folder / "models").iterdir()):
-        add(registry, model.name, {1: 2.0})
-        code = model_code.find_of_model(model / "model", os.environ) or common
-        handlers[model.name] = Handlers(code, threads, apart=True)
-
-    async def answer(request, match):
-        return await invoke(handlers[match[1]], request, match[1], CustomAttributes(), registry, settings)
-
-    return [Route("invoke", re.compile("/models/([^/]+)/invoke"), {"POST": answer})]
-
-
 async def ping(request, match):
     return Response(b"")
 
@@ -128,11 +111,10 @@ def main():
     port = listener.getsockname()[1]
     settings = read_settings(os.environ)._replace(rest_port=port)
     registry, metrics = Registry(), Metrics()
-    threads = HandlerThreads(thread_count(os.environ))
-    invocations = (many if "--many" in sys.argv else single)(folder, registry, settings, threads)
+    threads = HandlerThreads(settings.handler_threads)
     routes = [
         Route("/ping", "/ping", {"GET": ping}),
-        *invocations,
+        *handled(folder, registry, settings, threads),
         *Rest(registry, settings.max_request_bytes).routes(),
     ]
     app = App(Routes(routes), metrics, AccessLog(enabled=False), settings.timeout)
