@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 # Ten times what the slowest plain job takes on a loaded machine.
 DEADLINE = 60.0
@@ -238,10 +239,23 @@ def pytest_make_collect_report() -> Generator[None, Any, Any]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests in containers come last, and alone: how their hosts keep time is what many of them are about."""
+    """Tests in containers come last."""
     items.sort(key=_needs_containers)
-    for item in filter(_needs_containers, items):
-        item.add_marker(pytest.mark.xdist_group("containers"))
+
+
+_IN_ONE_PROCESS = ("tests/containers/", "tests/test_demo.py")
+
+
+class _Scheduling(LoadScopeScheduling):  # type: ignore[misc]
+    """Which process runs a test: any, but one for all that share the Docker daemon, or the folder of the demo."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return next((alone for alone in _IN_ONE_PROCESS if nodeid.startswith(alone)), nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """Its own ``loadgroup`` groups nothing with newer versions of pytest."""
+    return _Scheduling(config, log)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -10,9 +10,6 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-# All leave their results in one place.
-pytestmark = pytest.mark.xdist_group("demo")
-
 
 @pytest.mark.parametrize("tensorflow", ["newest", "2.15"])
 def test_the_demo_trains_a_model_that_knows_digits(tensorflow: str) -> None:

@@ -42,11 +42,12 @@ def ask_slowly(server: Server, seconds: float) -> socket.socket:
 
 def test_it_says_what_it_serves(root: Path, half_plus_two: dict[str, Path]) -> None:
     with serving(root, half_plus_two) as server:
+        # It answers before it has said so.
+        wait_until(lambda: "ready: all models answer" in server.log, "it says that it is ready")
         log = server.log
     assert "version 1 of model half_plus_two is loaded and has answered" in log
     assert "version 1 of model half_plus_two: signature serving_default: x: float [-1,1] -> y: float [-1,1]" in log
     assert f"listening on ports {server.port}, {server.rest_port}" in log
-    assert "ready: all models answer" in log
 
 
 def test_code_beside_the_models_handles_invocations(root: Path, half_plus_two: dict[str, Path], tmp_path: Path) -> None:
