@@ -17,9 +17,10 @@ from tf_toolkit.serving import csv_records, npy
 from tf_toolkit.serving.array_text import rows
 from tf_toolkit.serving.engine import Array
 from tf_toolkit.serving.errors import RequestError
-from tf_toolkit.serving.expectation import BYTES_SUFFIX, shape_text
+from tf_toolkit.serving.expectation import BYTES_SUFFIX
 from tf_toolkit.serving.media_types import CSV, JSON, JSON_LINES
 from tf_toolkit.serving.rest_json import PredictRequest, render_predict
+from tf_toolkit.serving.signature import shape_text
 
 
 def render_invocation(request: PredictRequest, outputs: Mapping[str, Array], media_type: str) -> bytes:

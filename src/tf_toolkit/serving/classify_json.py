@@ -21,11 +21,12 @@ from tf_toolkit.serving.array_text import array_text, rows, text_or_base64
 from tf_toolkit.serving.engine import Array
 from tf_toolkit.serving.errors import RequestError, invalid
 from tf_toolkit.serving.examples import encode, features
-from tf_toolkit.serving.expectation import fits, shape_text, tensors
+from tf_toolkit.serving.expectation import fits, tensors
+from tf_toolkit.serving.json_arrays import FLOATS
 from tf_toolkit.serving.json_faults import type_name
 from tf_toolkit.serving.json_text import shown
 from tf_toolkit.serving.rest_json import parse_object, requested_signature, row_inputs
-from tf_toolkit.serving.signature import CLASSIFY, PREDICT, REGRESS, DataType, Signature
+from tf_toolkit.serving.signature import CLASSIFY, PREDICT, REGRESS, DataType, Signature, shape_text
 
 _CONTEXT_KEY = "context"
 _EXAMPLES_KEY = "examples"
@@ -34,7 +35,6 @@ _METHODS = {"classify": ("classification", CLASSIFY), "regress": ("regression", 
 _CLASSES = ("classes", "scores")
 _REGRESSION = "outputs"
 _EXPECTED = 'expected is {"examples": [{FEATURE: VALUE OR LIST, ...}, ...]}'
-_FLOATS = (DataType.DT_FLOAT, DataType.DT_DOUBLE, DataType.DT_HALF)
 
 
 class ExamplesRequest(NamedTuple):
@@ -181,7 +181,7 @@ def _results(name: str, signature: Signature, method: str) -> tuple[str | None, 
         )
     if labels is not None and outputs[labels].dtype is not DataType.DT_STRING:
         raise invalid(f"Expected {labels} Tensor of DT_STRING. Got: {outputs[labels].dtype.name}")
-    if scores is not None and outputs[scores].dtype not in _FLOATS:
+    if scores is not None and outputs[scores].dtype not in FLOATS:
         raise invalid(f"Expected {scores} Tensor of DT_FLOAT. Got: {outputs[scores].dtype.name}")
     return labels, scores
 

@@ -9,7 +9,7 @@ from tf_toolkit.serving.engine import Array
 from tf_toolkit.serving.errors import ModelRunError
 from tf_toolkit.serving.json_arrays import BASE64_KEY
 from tf_toolkit.serving.json_faults import type_name
-from tf_toolkit.serving.signature import DataType, Signature, TensorInfo
+from tf_toolkit.serving.signature import DataType, Signature, TensorInfo, shape_text
 
 BYTES_SUFFIX = "_bytes"
 # As many of a dimension's elements stand in an example, and as many inputs in a message.
@@ -47,11 +47,6 @@ def fits(shape: Sequence[int], known: Sequence[int] | None) -> bool:
     if known is None:
         return True
     return len(shape) == len(known) and all(size in (-1, found) for size, found in zip(known, shape))
-
-
-def shape_text(shape: Sequence[int] | None) -> str:
-    """As messages have it: ``[-1,3]``, ``[?]`` where not even the number of dimensions is known."""
-    return "[?]" if shape is None else f"[{','.join(map(str, shape))}]"
 
 
 def _list(items: Sequence[str]) -> str:

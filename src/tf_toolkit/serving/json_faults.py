@@ -18,7 +18,7 @@ from tf_toolkit.serving.json_arrays import (
     is_base64,
 )
 from tf_toolkit.serving.json_text import shown
-from tf_toolkit.serving.signature import NUMPY_TYPES, DataType
+from tf_toolkit.serving.signature import NUMPY_TYPES, DataType, shape_text
 
 # So many values at a time are looked through for the one that is wrong.
 _CHUNK = 1000
@@ -102,11 +102,7 @@ def _fault_beside(value: Any, dtype: DataType, expected: list[int] | None) -> Fa
         return None
     if math.prod(shape) != math.prod(expected):
         return Fault(f"Expecting tensor size: {math.prod(expected)} but got: {math.prod(shape)}")
-    return Fault(f"Expecting shape {_brackets(expected)} but got: {_brackets(shape)}")
-
-
-def _brackets(shape: Sequence[int]) -> str:
-    return f"[{','.join(map(str, shape))}]"
+    return Fault(f"Expecting shape {shape_text(expected)} but got: {shape_text(shape)}")
 
 
 def _walk(value: Any, level: int, dtype: DataType, shape: list[int]) -> None:

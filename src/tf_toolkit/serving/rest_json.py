@@ -14,11 +14,11 @@ import orjson
 from tf_toolkit.serving.array_text import array_text, rows
 from tf_toolkit.serving.engine import Array
 from tf_toolkit.serving.errors import HTTP_STATUS, RequestError, invalid
-from tf_toolkit.serving.expectation import expected, shape_text
+from tf_toolkit.serving.expectation import expected
 from tf_toolkit.serving.json_arrays import BASE64_KEY, convert, is_base64
 from tf_toolkit.serving.json_faults import Fault, first_fault, to_array
 from tf_toolkit.serving.json_text import parse, shown
-from tf_toolkit.serving.signature import DEFAULT_SIGNATURE, Signature
+from tf_toolkit.serving.signature import DEFAULT_SIGNATURE, Signature, shape_text
 
 _SIGNATURE_KEY = "signature_name"
 _INSTANCES_KEY = "instances"

@@ -6,7 +6,7 @@ DataType's numbers: tensorflow/core/framework/types.proto.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 
@@ -82,3 +82,8 @@ PREDICT = "tensorflow/serving/predict"
 CLASSIFY = "tensorflow/serving/classify"
 REGRESS = "tensorflow/serving/regress"
 DEFAULT_SIGNATURE = "serving_default"
+
+
+def shape_text(shape: Sequence[int] | None) -> str:
+    """As messages have it: ``[-1,3]``, ``[?]`` where not even the number of dimensions is known."""
+    return "[?]" if shape is None else f"[{','.join(map(str, shape))}]"
