@@ -158,9 +158,12 @@ class Bench:
             raise SystemExit(f"{incumbent} is no checkout of the incumbent's container: see benchmarks/README.md")
         self.venv = _common.environment("serving", [(TENSORFLOW,)])
         # Not a step of the environment: with each change of ours, TensorFlow would be installed anew.
-        _common.pip(self.venv, "uninstall", "--quiet", "--yes", "tf-toolkit")
-        _common.pip(self.venv, "install", "--quiet", f"{_common.wheel()}[serving]")
+        _common.pip(self.venv, "uninstall", "--quiet", "--yes", "tf-toolkit", "tf-toolkit-session")
+        session = _common.wheel(_common.ROOT / "session")
+        _common.pip(self.venv, "install", "--quiet", f"{_common.wheel()}[serving]", str(session))
         self.python = self.venv / "bin" / "python"
+        if subprocess.run([self.python, "-c", "import tf_toolkit_session"], check=False).returncode:
+            raise SystemExit("session/ was not compiled: cc and Python's headers must be there")
         self.models = folder / "ml" / "model"
         _common.say("making the models")
         writer = Path(__file__).with_name("serving_models.py")

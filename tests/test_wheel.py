@@ -1,7 +1,8 @@
-"""The wheel: pure Python, few dependencies, and in an environment of its own it answers `train`."""
+"""The wheels: ours is pure Python, has few dependencies, and in an environment of its own it answers `train`."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -17,9 +18,15 @@ ROOT = Path(__file__).parent.parent
 DEADLINE = 300.0
 
 
-def run(*argv: str | Path) -> str:
+def run(*argv: str | Path, **environ: str) -> str:
     done = subprocess.run(
-        argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, text=True, timeout=DEADLINE
+        argv,
+        env={**os.environ, **environ},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+        text=True,
+        timeout=DEADLINE,
     )
     assert done.returncode == 0, done.stdout
     return done.stdout
@@ -60,3 +67,17 @@ def test_it_is_pure_python_and_alone_answers_train(wheel: Path, job: Job, tmp_pa
     assert done.returncode == 0
     assert done.stdout.decode().split() == [str(tmp_path / "venv"), str(job.root / "model")]
     assert (job.root / "output" / "success").exists()
+
+
+@pytest.mark.parametrize("distribution", ["pipe_mode", "session"])
+def test_what_is_compiled_is_left_out_where_no_compiler_is(tmp_path: Path, distribution: str) -> None:
+    ignored = shutil.ignore_patterns("build", "*.egg-info")
+    shutil.copytree(ROOT / distribution, tmp_path / "source", ignore=ignored)
+
+    wheels = ("--wheel-dir", tmp_path / "dist")
+    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", *wheels, tmp_path / "source", CC="false")
+
+    (built,) = (tmp_path / "dist").iterdir()
+    names = zipfile.ZipFile(built).namelist()
+    assert any(name.endswith("/METADATA") for name in names)
+    assert not any(name.endswith(".so") for name in names)

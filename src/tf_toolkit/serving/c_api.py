@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import ctypes
 import os
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
+import numpy as np
+
 from tf_toolkit.serving import checks, saved_model, wire
-from tf_toolkit.serving.c_library import Output, failure, library
-from tf_toolkit.serving.c_tensors import Tensors
+from tf_toolkit.serving.c_library import Output, failure, fault, library
+from tf_toolkit.serving.c_tensors import STRING, TYPES, Tensors
 from tf_toolkit.serving.engine import Array
 from tf_toolkit.serving.errors import ModelError, ModelRunError
 from tf_toolkit.serving.pace import Pace
 from tf_toolkit.serving.signature import NUMPY_TYPES, Signature, TensorInfo
+
+try:
+    import tf_toolkit_session
+
+    CompiledCall: Any = tf_toolkit_session.Call
+except ImportError:
+    # It is not installed, or was where no compiler is.
+    CompiledCall = None
 
 # tensorflow/core/protobuf/config.proto, ConfigProto.
 _INTRA_OP, _INTER_OP, _GPU_OPTIONS, _SOFT_PLACEMENT = 2, 5, 6, 7
@@ -25,6 +35,7 @@ _ALLOW_GROWTH = 4
 _INTER_OP_THREAD_POOL = 3
 _IN_CALLER = wire.varint_field(_INTER_OP_THREAD_POOL, -1)
 # What takes longer than this many seconds may gain by TensorFlow's own threads: branches of the graph run side by side.
+# session/ has this number too.
 _LONG = 0.001
 # TensorFlow keeps a plan for each set of outputs that was asked for. Above this many all outputs are computed.
 _MOST_CALLS = 64
@@ -56,14 +67,11 @@ class CApiEngine:
     """An Engine."""
 
     def __init__(self, signatures: Mapping[str, Signature], session: _Session) -> None:
-        self._signatures = signatures
+        self.signatures = signatures
         # Runs hold it, so that it is freed only after the last.
         self._session: _Session | None = session
-        self._calls: dict[tuple[str, tuple[str, ...] | None], _Call] = {}
-
-    @property
-    def signatures(self) -> Mapping[str, Signature]:
-        return self._signatures
+        # By the signature's name alone for all outputs, or with the names of those that are asked for.
+        self._calls: dict[str | tuple[str, ...], _Call] = {}
 
     def run(
         self, signature: str, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None
@@ -71,22 +79,22 @@ class CApiEngine:
         session = self._session
         if session is None:
             raise checks.unloaded()
-        key = signature, None if outputs is None else tuple(outputs)
-        call = self._calls.get(key) or self._new_call(session, *key)
-        started = time.perf_counter()
-        found = session.run(call, inputs)
-        call.pace.add(time.perf_counter() - started)
+        key = signature if outputs is None else (signature, *outputs)
+        call = self._calls.get(key) or self._new_call(session, key)
+        found = call.compiled(inputs) if call.compiled else None
+        if found is None:
+            found = session.run(call, inputs)
+        elif type(found) is tuple:
+            raise ModelRunError(*fault(*found))
         return found if outputs is None else {name: found[name] for name in outputs}
 
-    def _new_call(self, session: _Session, name: str, outputs: tuple[str, ...] | None) -> _Call:
-        signature = checks.signature_named(self._signatures, name)
-        fetched = checks.fetched(signature, outputs and sorted(set(outputs)))
+    def _new_call(self, session: _Session, key: str | tuple[str, ...]) -> _Call:
+        name, outputs = (key, None) if isinstance(key, str) else (key[0], sorted({*key[1:]}))
+        signature = checks.signature_named(self.signatures, name)
+        fetched = checks.fetched(signature, outputs)
         if len(self._calls) >= _MOST_CALLS:
-            fetched = signature.outputs
-        call = _Call(name, signature.inputs, session.places(signature.inputs), fetched, session.places(fetched))
-        if len(self._calls) < _MOST_CALLS:
-            self._calls[name, outputs] = call
-        return call
+            return session.call(name, signature.inputs, signature.outputs)
+        return self._calls.setdefault(key, session.call(name, signature.inputs, fetched))
 
     def close(self) -> None:
         self._session = None
@@ -111,6 +119,8 @@ class _Call:
         self.fed = ctypes.c_void_p * len(inputs)
         self.fetched = ctypes.c_void_p * len(outputs)
         self.pace = Pace()
+        # Runs it by one call from Python, where all is plain: else it is None, or what it returns.
+        self.compiled: Any = None
 
 
 class _Session:
@@ -134,9 +144,9 @@ class _Session:
             )
         finally:
             library.DeleteSessionOptions(options)
-        fault = failure(library, self._status)
-        if fault:
-            raise ModelError(f"{directory}: TensorFlow cannot load this model: {fault[0]}: {fault[1]}")
+        failed = failure(library, self._status)
+        if failed:
+            raise ModelError(f"{directory}: TensorFlow cannot load this model: {failed[0]}: {failed[1]}")
 
     def __del__(self) -> None:
         library = self._library
@@ -162,8 +172,21 @@ class _Session:
             places.append(place)
         return (Output * len(places))(*places)
 
+    def call(self, signature: str, inputs: Mapping[str, TensorInfo], outputs: Mapping[str, TensorInfo]) -> _Call:
+        """To be run as long as there is this session."""
+        call = _Call(signature, inputs, self.places(inputs), outputs, self.places(outputs))
+        fed = tuple((name, number, TYPES[number]) for name, number in call.inputs.items())
+        fetched = tuple((name, number, TYPES[number]) for name, number in call.outputs)
+        if CompiledCall and STRING not in {number for _, number, _ in fed + fetched}:
+            addresses = self._library.path, self._session, self._in_caller
+            feeds, fetches = bytes(call.feeds), bytes(call.fetches)
+            made = CompiledCall(*addresses, np.ndarray, np.empty, fed, feeds, fetched, fetches)
+            call.compiled = made.run
+        return call
+
     def run(self, call: _Call, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """What comes out, by the names of the call."""
+        """What comes out, by the names of the call; by ctypes, for whatever the compiled call leaves to it."""
+        started = perf_counter()
         library = self._library
         checks.all_inputs(call.signature, call.inputs, inputs)
         fetched = call.fetched()
@@ -191,11 +214,13 @@ class _Session:
                 None,
                 status,
             )
-            fault = failure(library, status)
-            if fault:
-                raise ModelRunError(*fault)
+            failed = failure(library, status)
+            if failed:
+                raise ModelRunError(*failed)
             array = self._tensors.array
-            return {name: array(tensor, number) for (name, number), tensor in zip(call.outputs, fetched)}
+            found = {name: array(tensor, number) for (name, number), tensor in zip(call.outputs, fetched)}
+            call.pace.add(perf_counter() - started)
+            return found
         finally:
             for tensor in (*tensors, *fetched):
                 if tensor is not None:

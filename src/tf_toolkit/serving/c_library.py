@@ -87,12 +87,12 @@ _SLOW: Mapping[str, _Prototype] = {
 
 
 def _functions(path: Path) -> Any:
-    """The functions, by their names without ``TF_``. Raises OSError where there is no such library."""
+    """The functions, by their names without ``TF_``, and ``path``. Raises OSError where there is no such library."""
     # Never for all to see (RTLD_GLOBAL): other libraries would take its symbols for their own, and crash.
     slow = ctypes.CDLL(str(path), mode=ctypes.RTLD_LOCAL)
     # What takes no time keeps Python's lock: to give it up and get it back costs more.
     quick = ctypes.PyDLL(str(path), mode=ctypes.RTLD_LOCAL)
-    functions = types.SimpleNamespace()
+    functions = types.SimpleNamespace(path=os.fsencode(path))
     for library, prototypes in ((slow, _SLOW), (quick, _QUICK)):
         for name, (result, arguments) in prototypes.items():
             try:
@@ -110,10 +110,12 @@ def _functions(path: Path) -> Any:
 def failure(library: Any, status: int) -> tuple[str, str] | None:
     """The error's code and message, if there is one."""
     number = library.GetCode(status)
-    if not number:
-        return None
-    message = library.Message(status).decode(errors="replace")
-    return (CODES[number] if number < len(CODES) else "UNKNOWN"), message
+    return fault(number, library.Message(status)) if number else None
+
+
+def fault(number: int, message: bytes) -> tuple[str, str]:
+    """The code and message of an error, as text."""
+    return (CODES[number] if number < len(CODES) else "UNKNOWN"), message.decode(errors="replace")
 
 
 _loading = threading.Lock()

@@ -14,9 +14,9 @@ from tf_toolkit.serving.c_library import Deallocator
 from tf_toolkit.serving.engine import Array
 from tf_toolkit.serving.signature import NUMPY_TYPES, DataType
 
-_STRING = int(DataType.DT_STRING)
+STRING = int(DataType.DT_STRING)
 # By bare numbers, for members of an enumeration are slow to look up.
-_TYPES: Mapping[int, np.dtype[Any]] = {int(number): np.dtype(name) for number, name in NUMPY_TYPES.items()}
+TYPES: Mapping[int, np.dtype[Any]] = {int(number): np.dtype(name) for number, name in NUMPY_TYPES.items()}
 # tensorflow/core/platform/ctstring_internal.h: strings of up to 22 bytes lie in the tensor itself, after a byte that
 # has their size times four; longer ones have a 1 in its lowest bits.
 _STRING_SIZE = 24
@@ -42,17 +42,19 @@ class Tensors:
 
     def new(self, name: str, array: Array, number: int) -> int:
         """A tensor with a copy of the array, which must be of that type; for TF_DeleteTensor to free."""
-        if number == _STRING:
+        if number == STRING:
             return self._new_strings(array, checks.strings(name, array))
-        if array.dtype != _TYPES[number]:
+        if array.dtype != TYPES[number]:
             raise checks.unfit(name, array, DataType(number))
         size = array.nbytes
+        few = size <= _FEW_BYTES
+        whole: Any = array.tobytes() if few else np.ascontiguousarray(array)
         tensor: int = self._library.AllocateTensor(number, self._dims[array.ndim](*array.shape), array.ndim, size)
-        if size <= _FEW_BYTES:
-            ctypes.memmove(self._library.TensorData(tensor), array.tobytes(), size)
-        else:
-            whole = np.ascontiguousarray(array)
-            ctypes.memmove(self._library.TensorData(tensor), _address(whole), size)
+        data = self._library.TensorData(tensor)
+        if size and data is None:
+            self._library.DeleteTensor(tensor)
+            raise MemoryError
+        ctypes.memmove(data, whole if few else _address(whole), size)
         return tensor
 
     def _new_strings(self, array: Array, items: list[bytes]) -> int:
@@ -73,7 +75,7 @@ class Tensors:
         self._strings[number] = strings
         dims = self._dims[array.ndim](*array.shape)
         tensor: int = self._library.NewTensor(
-            _STRING, dims, array.ndim, start + skipped, strings.nbytes, self._free, number
+            STRING, dims, array.ndim, start + skipped, strings.nbytes, self._free, number
         )
         return tensor
 
@@ -86,12 +88,12 @@ class Tensors:
         """An array with a copy of what is in the tensor, which is of that type."""
         library = self._library
         shape = [library.Dim(tensor, place) for place in range(library.NumDims(tensor))]
-        if number == _STRING:
+        if number == STRING:
             return self._strings_of(tensor).reshape(shape)
         size = library.TensorByteSize(tensor)
         if size <= _FEW_BYTES:
-            return np.ndarray(shape, _TYPES[number], bytearray(ctypes.string_at(library.TensorData(tensor), size)))
-        array = np.empty(shape, _TYPES[number])
+            return np.ndarray(shape, TYPES[number], bytearray(ctypes.string_at(library.TensorData(tensor), size)))
+        array = np.empty(shape, TYPES[number])
         ctypes.memmove(_address(array), library.TensorData(tensor), size)
         return array
 

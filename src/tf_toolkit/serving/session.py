@@ -112,13 +112,9 @@ class SessionEngine:
     """An Engine."""
 
     def __init__(self, signatures: Mapping[str, Signature], session: Any, feeds: Mapping[str, str]) -> None:
-        self._signatures = signatures
+        self.signatures = signatures
         self._session: Any = session
         self._feeds = feeds
-
-    @property
-    def signatures(self) -> Mapping[str, Signature]:
-        return self._signatures
 
     def run(
         self, signature: str, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None
@@ -128,7 +124,7 @@ class SessionEngine:
         session = self._session
         if session is None:
             raise checks.unloaded()
-        found = checks.signature_named(self._signatures, signature)
+        found = checks.signature_named(self.signatures, signature)
         checks.all_inputs(signature, found.inputs, inputs)
         # What is an input and an output too is taken where it is fed.
         fetches = {name: self._feeds.get(info.name, info.name) for name, info in checks.fetched(found, outputs).items()}

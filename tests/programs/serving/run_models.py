@@ -1,4 +1,6 @@
-"""Runs the models of make_models.py as the server would: run_models.py c_api|session never|before|after FOLDER
+"""Runs the models of make_models.py as the server would.
+
+usage: run_models.py compiled|ctypes|session never|before|after FOLDER
 
 Says what came out as JSON. `tensorflow` is used in the same process as well, before the models or between two rounds.
 """
@@ -51,7 +53,7 @@ def answers():
     for model, signature, inputs in cases:
         if model not in models:
             models[model] = loading.open_model(folder / model / "1")
-            wanted = c_api.CApiEngine if engine == "c_api" else session.SessionEngine
+            wanted = session.SessionEngine if engine == "session" else c_api.CApiEngine
             assert isinstance(models[model], wanted)
         found = models[model].run(signature, inputs)
         yield {name: shown(array) for name, array in found.items()}
@@ -100,6 +102,10 @@ def shown(array):
 
 if engine == "session":
     c_library.library = unavailable
+elif engine == "ctypes":
+    c_api.CompiledCall = None
+else:
+    assert c_api.CompiledCall
 if when == "before":
     use_tensorflow()
 rounds = [list(answers())]
