@@ -94,26 +94,27 @@ class _Paced:
         self._idle: deque[Connection] = deque()
 
     async def run(self, rate: float, count: int) -> list[float]:
-        """Seconds from when each was due until its answer was there."""
+        """Seconds from when each was sent, at its time to a millisecond, until its answer was there."""
         loop = asyncio.get_running_loop()
         began = loop.time()
         tasks = []
         for number in range(count):
             due = began + number / rate
             await asyncio.sleep(due - loop.time())
-            tasks.append(asyncio.create_task(self._ask(due)))
+            tasks.append(asyncio.create_task(self._ask()))
         took = await asyncio.gather(*tasks)
         for connection in self._idle:
             connection.close()
         return took
 
-    async def _ask(self, due: float) -> float:
+    async def _ask(self) -> float:
+        began = time.perf_counter()
         # The one that was used last, for a server closes those that have been idle.
         connection = self._idle.pop() if self._idle else Connection(self._port)
         status, _ = await connection.ask(self._request)
         if status != 200:
             raise SystemExit(f"port {self._port} answered {status}")
-        took = asyncio.get_running_loop().time() - due
+        took = time.perf_counter() - began
         self._idle.append(connection)
         return took
 

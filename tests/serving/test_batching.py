@@ -381,3 +381,32 @@ def test_in_a_pass_of_the_loop_who_is_to_blame_gets_the_error(model: Doubles, ba
     assert good["y"][:, 0].tolist() == [2]
     assert isinstance(bad, ModelRunError)
     assert alone["total"] == 4
+
+
+def test_who_keeps_coming_alone_does_not_wait_for_others_until_there_are_some(model: Doubles) -> None:
+    model.may_end.release(1000)
+    runner = Runner(model, UNSET)
+
+    async def request() -> None:
+        assert (await runner.run("rows", rows(1)))["y"][:, 0].tolist() == [2]
+
+    async def waits() -> bool:
+        """Whether a request waits for the end of the pass."""
+        task = asyncio.ensure_future(request())
+        await asyncio.sleep(0)
+        waiting = not task.done()
+        await task
+        return waiting
+
+    async def run() -> None:
+        deadline = time.monotonic() + DEADLINE
+        while await waits():
+            assert time.monotonic() < deadline
+        model.batches.clear()
+        while 4 not in model.batches:
+            assert time.monotonic() < deadline
+            await asyncio.gather(*(request() for _ in range(4)))
+        assert model.batches[0] == 1
+
+    asyncio.run(run())
+    runner.close()

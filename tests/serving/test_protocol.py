@@ -187,6 +187,15 @@ def test_requests_in_one_packet_are_answered_in_their_order(server: Server) -> N
     assert places == sorted(places), statuses
 
 
+def test_thousands_of_requests_in_one_packet_are_all_answered_and_hold_up_nobody(server: Server) -> None:
+    count = 5000
+    with contextlib.closing(server.connect()) as connection:
+        connection.sendall(b"GET /ping HTTP/1.1\r\n\r\n" * (count - 1))
+        assert server.get("/ping").status == 200
+        connection.sendall(b"GET /ping HTTP/1.1\r\nConnection: close\r\n\r\n")
+        assert ended(connection).count(b"HTTP/1.1 200 OK") == count
+
+
 def test_http_1_0(server: Server) -> None:
     with contextlib.closing(server.connect()) as connection:
         connection.sendall(b"GET /ping HTTP/1.0\r\n\r\n")
@@ -217,6 +226,10 @@ def test_a_client_that_ends_its_side_still_gets_its_answer(server: Server) -> No
         connection.sendall(b"POST /v1/models/slow:predict HTTP/1.1\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
         connection.shutdown(socket.SHUT_WR)
         assert ended(connection).endswith(b'{"predictions":[0.5]}')
+    with contextlib.closing(server.connect()) as connection:
+        connection.sendall(b"GET /ping HTTP/1.1\r\n\r\n" * 3)
+        connection.shutdown(socket.SHUT_WR)
+        assert ended(connection).count(b"HTTP/1.1 200 OK") == 3
 
 
 def test_a_body_that_is_cut_off_is_no_request(server: Server) -> None:

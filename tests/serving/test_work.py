@@ -11,17 +11,14 @@ import pytest
 from conftest import DEADLINE
 from tf_toolkit.serving.work import in_thread, off_the_loop
 
-LARGE = 10_000_000
-
 
 def where() -> tuple[bool, bool]:
     """Whether this is the main thread, and whether Python looks for garbage."""
     return threading.current_thread() is threading.main_thread(), gc.isenabled()
 
 
-def test_only_what_is_large_leaves_the_loop() -> None:
-    assert asyncio.run(off_the_loop(100, where)) == (True, True)
-    assert asyncio.run(off_the_loop(LARGE, where)) == (False, False)
+def test_what_is_done_off_the_loop_makes_no_search_for_garbage() -> None:
+    assert asyncio.run(off_the_loop(where)) == (False, False)
     assert asyncio.run(in_thread(where)) == (False, True)
 
 
@@ -38,9 +35,9 @@ def test_garbage_is_looked_for_when_the_last_has_ended() -> None:
         raise MemoryError
 
     async def both() -> bool:
-        waiting = asyncio.ensure_future(off_the_loop(LARGE, wait))
+        waiting = asyncio.ensure_future(off_the_loop(wait))
         with pytest.raises(MemoryError):
-            await off_the_loop(LARGE, fail)
+            await off_the_loop(fail)
         may_end.release()
         return await waiting
 

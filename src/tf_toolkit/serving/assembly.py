@@ -70,4 +70,4 @@ def make_server(
         *Rest(registry, settings.max_request_bytes).routes(),
     ]
     app = App(Routes(routes), metrics, AccessLog(log.isEnabledFor(logging.INFO)), settings.timeout)
-    return HttpServer(app, settings.timeout)
+    return HttpServer(app)

@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from encodings import normalize_encoding
 from encodings.aliases import aliases
+from functools import lru_cache
 from typing import Any
 
 from tf_toolkit.serving import csv_records, npy
@@ -46,7 +47,8 @@ def parse_invocation(body: bytes, content_type: str | None, signatures: Signatur
     declared = _declared(content_type)
     if declared.name == NPY:
         return _of_one_input(NPY, _npy_array, body, signatures)
-    body = _utf8(body, declared, content_type)
+    if declared.parameters:
+        body = _utf8(body, declared, content_type)
     if declared.name == CSV:
         return _bare(_of_one_input(CSV, _csv_array, body, signatures))
     return (_from_json if declared.name == JSON else _from_lines)(body, signatures)
@@ -60,6 +62,7 @@ def json_body(body: bytes, content_type: str | None) -> bytes:
     return _utf8(body, declared, content_type)
 
 
+@lru_cache(maxsize=100)
 def _declared(content_type: str | None) -> MediaType:
     declared = parse_media_type((content_type or "").strip() or JSON)
     if declared.name not in (JSON, JSON_LINES, JSONS, CSV, NPY):
@@ -89,11 +92,11 @@ def _utf8(body: bytes, declared: MediaType, content_type: str | None) -> bytes:
 
 
 def _from_json(body: bytes, signatures: Signatures) -> PredictRequest:
-    if not body.strip():
-        return predict_request({_INSTANCES: []}, signatures)
     try:
         document = parse(body)
     except RequestError:
+        if not body.strip():
+            return predict_request({_INSTANCES: []}, signatures)
         if not _begins_with_a_record(body):
             raise
         return _from_lines(body, signatures)
@@ -113,7 +116,7 @@ def _begins_with_a_record(body: bytes) -> bool:
 
 def _is_of_api(document: object, signatures: Signatures, *, in_lines: bool) -> bool:
     """Whether this is a whole request of the REST API, and not an instance."""
-    if type(document) is not dict or not document.keys() & API_KEYS:
+    if type(document) is not dict or API_KEYS.isdisjoint(document):
         return False
     signature = signatures.get(DEFAULT_SIGNATURE)
     is_instance = signature is not None and document.keys() == signature.inputs.keys()

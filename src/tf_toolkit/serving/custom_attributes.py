@@ -7,11 +7,12 @@ the handler's, which gets the header as it came.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 from tf_toolkit.serving.errors import invalid
 
-# As ASGI has it.
+# As requests have it.
 HEADER = b"x-amzn-sagemaker-custom-attributes"
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
@@ -37,6 +38,8 @@ class CustomAttributes(NamedTuple):
 _NOTHING = CustomAttributes()
 
 
+# Clients send the same with every request.
+@lru_cache(maxsize=100)
 def parse(header: str | None) -> CustomAttributes:
     """The header, or its absence. Of a key that stands there twice, the last one counts.
 

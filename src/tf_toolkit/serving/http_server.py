@@ -5,35 +5,31 @@ from __future__ import annotations
 import logging
 import os
 import socket
+from functools import partial
 from types import FrameType
 
 import uvicorn
 
 import tf_toolkit
 from tf_toolkit.contract import SIGNAL_BASE
-from tf_toolkit.serving import protocol
 from tf_toolkit.serving.app import App
+from tf_toolkit.serving.protocol import Protocol
 
 # The platform sends KILL 30 s after TERM.
 _DRAIN_SECONDS = 25
-# As nginx has it: a client that closes a connection that it has kept is never raced.
-_KEEP_ALIVE_SECONDS = 75
 
 
 class HttpServer(uvicorn.Server):
     """One server on several sockets."""
 
-    def __init__(self, app: App, timeout: float) -> None:
-        class Protocol(protocol.Protocol):
-            pass
-
-        Protocol.timeout = timeout
+    def __init__(self, app: App) -> None:
         # What it has to say of single requests is in the access log.
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
         config = uvicorn.Config(
-            app,
+            app.answer,
+            # In place of what makes a protocol of uvicorn's own out of what it passes, and calls an ASGI application.
             interface="asgi3",
-            http=Protocol,
+            http=partial(Protocol, app),  # type: ignore[arg-type]
             ws="none",
             lifespan="off",
             log_config=None,
@@ -41,7 +37,6 @@ class HttpServer(uvicorn.Server):
             proxy_headers=False,
             server_header=False,
             headers=[("server", f"tf-toolkit/{tf_toolkit.__version__}")],
-            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=_DRAIN_SECONDS,
         )
         super().__init__(config)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable
 from functools import lru_cache, partial
 
 from tf_toolkit.serving import custom_attributes, media_types
 from tf_toolkit.serving.accept import render_invocation
 from tf_toolkit.serving.content import json_body, parse_invocation
-from tf_toolkit.serving.registry import Registry, Servable
+from tf_toolkit.serving.registry import Registry
 from tf_toolkit.serving.request import Request, Response
 from tf_toolkit.serving.rest import answer
 from tf_toolkit.serving.routes import Route
 from tf_toolkit.serving.settings import Settings
-from tf_toolkit.serving.work import off_the_loop, size
+from tf_toolkit.serving.work import FEW_BYTES, off_the_loop, size
 
 # Clients send the same header with every request.
 _chosen = lru_cache(maxsize=100)(media_types.choose)
@@ -34,8 +35,8 @@ class Invocations:
         """Whether the user's code answers for the model."""
         return False
 
-    async def _answer(self, request: Request, match: re.Match[str] | None) -> Response:
-        return await self.invoke(request, None)
+    def _answer(self, request: Request, match: re.Match[str] | None) -> Awaitable[Response]:
+        return self.invoke(request, None)
 
     async def invoke(self, request: Request, model_name: str | None) -> Response:
         """The answer to a request, for the model of that name; without one, for the one that the request asks for."""
@@ -46,12 +47,9 @@ class Invocations:
         content_type = request.header(b"content-type")
         if asked.method in ("classify", "regress"):
             return Response(await answer(servable, asked.method, json_body(body, content_type)))
-        return await self._predict(servable, body, content_type, request.header(b"accept"))
-
-    async def _predict(self, servable: Servable, body: bytes, content_type: str | None, accept: str | None) -> Response:
-        signatures = servable.engine.signatures
-        predict = await off_the_loop(len(body), partial(parse_invocation, body, content_type, signatures))
+        parse = partial(parse_invocation, body, content_type, servable.engine.signatures)
+        predict = parse() if len(body) <= FEW_BYTES else await off_the_loop(parse)
         outputs = await servable.run(predict.signature_name, predict.inputs, predict.outputs)
-        media_type = _chosen(accept, self._settings.default_accept)
-        rendered = await off_the_loop(size(outputs), partial(render_invocation, predict, outputs, media_type))
-        return Response(rendered, media_type)
+        media_type = _chosen(request.header(b"accept"), self._settings.default_accept)
+        render = partial(render_invocation, predict, outputs, media_type)
+        return Response(render() if size(outputs) <= FEW_BYTES else await off_the_loop(render), media_type)

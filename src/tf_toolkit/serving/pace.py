@@ -14,4 +14,5 @@ class Pace:
 
     def add(self, seconds: float) -> None:
         """Another time."""
-        self.seconds = min(seconds, self.seconds * _RISE)
+        slower = self.seconds * _RISE
+        self.seconds = seconds if seconds < slower else slower

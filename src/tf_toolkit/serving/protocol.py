@@ -1,22 +1,34 @@
-"""uvicorn's HTTP protocol, for clients that are slow, or send what is no HTTP: neither may hold memory or a place.
+"""HTTP/1.1 on an asyncio transport, parsed by httptools: https://www.rfc-editor.org/rfc/rfc9112.
 
-uvicorn bounds neither the size of headers nor the time that they, or the reading of an answer, may take. What is
-overridden are callbacks of asyncio.Protocol and of httptools, what uvicorn calls when they raise, and how it sends.
+A request that is answered without waiting takes no task, no event and no second turn of the event loop, which would
+cost more than all the rest of it. And clients that are slow, or send what is no HTTP, hold neither memory nor a place:
+headers have a size and a time, answers must be read, and requests that come before their turn are not read in.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-import urllib.parse
-from typing import Any
+import time
+from collections import deque
+from functools import lru_cache
+from http import HTTPStatus
+from typing import TYPE_CHECKING
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
 
-from tf_toolkit.serving.request import Message, error_body
+from tf_toolkit.serving.coroutine_run import CoroutineRun
+from tf_toolkit.serving.deadline import Deadline
+from tf_toolkit.serving.media_types import JSON
+from tf_toolkit.serving.request import Request, Response, error_body
+
+if TYPE_CHECKING:
+    from tf_toolkit.serving.app import App
 
 HEADER_BYTES = 65_536
+# As nginx has it: a client that closes a connection that it has kept is never raced.
+_KEEP_ALIVE_SECONDS = 75.0
 # For the rest of a body whose request is answered already, as one that is too large is: a client that is sending does
 # not read, and the answer would be lost with the connection.
 _REST_SECONDS = 10.0
@@ -25,223 +37,339 @@ _LAST_SECONDS = 1.0
 # httptools takes no body of a request that has this header; nobody needs what clients offer by it.
 _UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
 _IGNORED = b"\r\nignored:"
+# Of a body that nobody asks for yet, so much is read in.
+_UNASKED_BYTES = 65_536
 # A copy of it would cost more than a packet of its own.
 _LARGE_BODY = 65_536
 _HEADERS_END = b"\r\n\r\n"
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_NO_HTTP = (400, "Invalid HTTP request received.")
 _TOO_LARGE = (431, f"the request's headers are larger than {HEADER_BYTES} bytes")
 
 
-class Protocol(HttpToolsProtocol):
-    """One connection."""
+class Protocol(asyncio.Protocol):
+    """One connection. uvicorn makes it, and has it end by ``shutdown``."""
 
-    # Seconds in which headers must have come, and something of an answer must have been taken.
-    timeout = 60.0
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
+    def __init__(
+        self,
+        app: App,
+        config: object,
+        server_state: ServerState,
+        app_state: object,
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self._app = app
+        self._server = server_state
+        self._loop = _loop or asyncio.get_running_loop()
+        self._transport: asyncio.Transport = None  # type: ignore[assignment]
+        # The end of the wait for what is to come, and for what is to be read of an answer.
+        self._coming = Deadline(self._loop, self._came_not)
+        self._going = Deadline(self._loop, self._check_sending)
+        self._unsent = 0
+        self._lost = False
+        # No more than what is here already is going to be answered; and nothing more is read.
+        self._ending = False
+        self._refused = False
+        # Where the parser is: what it has of headers, how many bytes of those came in earlier packets, how many bytes
+        # this packet has, how many messages it has seen the end of, and what is said when it sees no more.
         self._in_headers = True
-        # Where a packet ends within headers: how many bytes of them have come.
+        self._url = b""
+        self._headers: dict[bytes, bytes] = {}
         self._header_bytes = 0
         self._packet_bytes = 0
         self._messages = 0
-        self._refusal: tuple[int, str] | None = None
-        self._waiting: asyncio.TimerHandle | None = None
-        self._sending: asyncio.TimerHandle | None = None
+        self._refusal = _NO_HTTP
+        # The request whose body is coming; the one that is being answered; and those that wait for their turn.
+        self._incoming: Request | None = None
+        self._current: Request | None = None
+        self._waiting: deque[Request] = deque()
+        self._may_begin = True
+        self._reading = True
+        self._writable = True
+        # What the parser calls; of several headers of one name the first counts.
+        self.on_header = self._headers.setdefault
+        self._parser = httptools.HttpRequestParser(self)
+
+    # What asyncio calls.
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._wait(self.timeout)
+        self._transport = transport
+        # An answer goes out at once, and does not wait for those to all that came with its request.
+        transport.set_write_buffer_limits(high=0)
+        self._server.connections.add(self)  # type: ignore[arg-type]
+        self._coming.set(self._app.timeout)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_waiting()
-        self._stop_sending()
-        super().connection_lost(exc)
+        self._server.connections.discard(self)
+        self._lost = True
+        self._coming.close()
+        self._going.close()
+        self._waiting.clear()
+        if self._incoming is not None:
+            self._incoming.cut_off()
 
     def data_received(self, data: bytes) -> None:
-        if self._refusal is not None:
+        if self._refused:
             return
-        if self._in_headers:
+        if self._in_headers and (b"pgrade:" in data or b"PGRADE:" in data):
             data = _without_upgrade(data)
         self._packet_bytes, messages = len(data), self._messages
-        super().data_received(data)
-        if not self._in_headers or self._messages != messages or self._refusal is not None:
+        # One request is answered while the packet is parsed, the others when other connections have had their turn.
+        self._may_begin = True
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError:
+            # Also what is raised in what the parser calls.
+            self._refuse(*self._refusal)
             return
-        self._header_bytes += len(data)
-        if self._header_bytes > HEADER_BYTES:
-            self._refuse(*_TOO_LARGE)
-        elif self._waiting is None:
-            self._wait(self.timeout)
+        request = self._incoming
+        if request is not None:
+            # Trailers, which may have no end, are read by nobody.
+            self._headers.clear()
+            if not request.offered:
+                # Its body is still to come.
+                self._offer(request)
+        if self._in_headers and self._messages == messages:
+            self._count_headers(len(data))
 
-    def eof_received(self) -> bool:  # type: ignore[override]
+    def eof_received(self) -> bool:
         """A client that sends no more may still wait for its answer."""
-        waits = self._in_headers and self.cycle is not None and not self.cycle.response_complete
-        if waits:
-            self.shutdown()
+        waits = self._in_headers and (self._current is not None or bool(self._waiting))
+        self._ending = self._ending or waits
         return waits
 
-    def on_headers_complete(self) -> None:
-        if self.parser.should_upgrade():
-            raise ValueError("it would be taken without its body")
-        if self._header_bytes + self._packet_bytes > HEADER_BYTES:
-            # Of these bytes some may be the body's.
-            size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
-            if size > HEADER_BYTES:
-                # The parser ends, and calls send_400_response.
-                raise ValueError(_TOO_LARGE[1])
-        self._in_headers, self._header_bytes = False, 0
-        self._stop_waiting()
-        self._begin()
-        # What follows the last chunk of a body.
-        self.headers = _Dropped()
+    def pause_writing(self) -> None:
+        self._writable = False
+        self._watch_sending()
 
-    def _begin(self) -> None:
-        """What uvicorn does where headers are complete, but with a cycle of ours."""
-        version = self.parser.get_http_version()
-        url = httptools.parse_url(self.url)
-        path = url.path.decode("ascii")
-        self.scope["method"] = self.parser.get_method().decode("ascii")
-        self.scope["http_version"] = version
-        self.scope["path"] = urllib.parse.unquote(path) if "%" in path else path
-        self.scope["raw_path"] = url.path
-        self.scope["query_string"] = url.query or b""
-        earlier = self.cycle
-        self.cycle = Cycle(
-            scope=self.scope,
-            transport=self.transport,
-            flow=self.flow,
-            logger=self.logger,
-            access_logger=self.access_logger,
-            access_log=False,
-            default_headers=self.server_state.default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=self.expect_100_continue,
-            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
-            on_response=self.on_response_complete,
+    def resume_writing(self) -> None:
+        self._writable = True
+        self._going.clear()
+        self._next()
+
+    # What the parser calls.
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_headers_complete(self) -> None:
+        parser = self._parser
+        if parser.should_upgrade():
+            raise ValueError("it would be taken without its body")
+        headers = self._headers
+        if self._header_bytes + self._packet_bytes > HEADER_BYTES:
+            # Of these bytes some may be the body's, or of another request.
+            size = len(self._url) + sum(len(name) + len(value) + 4 for name, value in headers.items())
+            if size > HEADER_BYTES:
+                self._refusal = _TOO_LARGE
+                raise ValueError(self._refusal[1])
+        self._coming.clear()
+        self._incoming = Request(
+            self,
+            parser.get_method().decode("ascii"),
+            _path(self._url),
+            {name.lower(): value for name, value in reversed(headers.items())},
+            parser.get_http_version() != "1.0" and parser.should_keep_alive(),
+            time.monotonic(),
+            self._app.timeout,
         )
-        if earlier is None or earlier.response_complete:
-            self._start_asgi_task(self.cycle, self.app)
-        else:
-            # It came before the answer to the one before it, and waits for that.
-            self.flow.pause_reading()
-            self.pipeline.appendleft((self.cycle, self.app))
+        self._in_headers, self._header_bytes, self._url = False, 0, b""
+        headers.clear()
+
+    def on_body(self, body: bytes) -> None:
+        request = self._incoming
+        if request is not None and not request.answered:
+            request.feed(body)
+            if not request.in_body and request.received > _UNASKED_BYTES:
+                self._pause_reading()
 
     def on_message_complete(self) -> None:
         # What comes now is the next request's headers.
         self._in_headers = True
         self._messages += 1
-        self._stop_waiting()
-        super().on_message_complete()
+        self._headers.clear()
+        request, self._incoming = self._incoming, None
+        assert request is not None
+        request.end()
+        if request.answered:
+            self._rest()
+        elif not request.offered:
+            self._offer(request)
 
-    def on_response_complete(self) -> None:
-        super().on_response_complete()
-        if not self._in_headers and not self.transport.is_closing():
-            self._wait(_REST_SECONDS)
+    # What a request, and uvicorn, call.
 
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._watch_sending()
+    def read_on(self, request: Request) -> None:
+        """The body of the request is wanted."""
+        if (request.header(b"expect") or "").lower() == "100-continue" and not request.received:
+            self._transport.write(_CONTINUE)
+        self._resume_reading()
 
-    def resume_writing(self) -> None:
-        self._stop_sending()
-        super().resume_writing()
+    def shutdown(self) -> None:
+        """End when what is in flight has been answered."""
+        self._ending = True
+        if self._current is None and not self._waiting:
+            self._transport.close()
 
-    def send_400_response(self, msg: str) -> None:
-        """What uvicorn calls for what is no HTTP."""
-        too_large = self._header_bytes + self._packet_bytes > HEADER_BYTES and self._in_headers
-        self._refuse(*(_TOO_LARGE if too_large else (400, msg)))
+    # Requests, in their order.
+
+    def _offer(self, request: Request) -> None:
+        request.offered = True
+        if self._refused:
+            return
+        if self._may_begin and self._current is None and not self._waiting and self._writable:
+            self._may_begin = False
+            self._begin(request)
+        else:
+            self._waiting.append(request)
+            self._pause_reading()
+            if len(self._waiting) == 1:
+                self._loop.call_soon(self._next)
+
+    def _next(self) -> None:
+        if self._waiting and self._current is None and self._writable and not self._transport.is_closing():
+            self._begin(self._waiting.popleft())
+
+    def _begin(self, request: Request) -> None:
+        self._current = request
+        answer = self._app.answer(request)
+        try:
+            waits_for = answer.send(None)
+        except StopIteration as end:
+            self._respond(request, end.value)
+            return
+        request.run = CoroutineRun(answer, waits_for, self._finish)
+        self._server.tasks.add(request.run)  # type: ignore[arg-type]
+
+    def _finish(self, response: Response | None) -> None:
+        request = self._current
+        assert request is not None
+        self._server.tasks.discard(request.run)
+        self._respond(request, response)
+
+    def _respond(self, request: Request, response: Response | None) -> None:
+        self._current = None
+        request.answered = True
+        if self._lost:
+            return
+        if response is not None:
+            self._write(request, response)
+        if response is None or not request.keep_alive or (self._ending and not self._waiting):
+            self._end()
+        elif self._waiting:
+            self._loop.call_soon(self._next)
+        else:
+            if not self._reading:
+                self._resume_reading()
+            self._rest()
+
+    def _end(self) -> None:
+        """Send no more, but read a little: to close while something is coming would take the answer back."""
+        self._refused = True
+        self._waiting.clear()
+        self._transport.write_eof()
+        self._resume_reading()
+        self._coming.set(_LAST_SECONDS)
+
+    def _rest(self) -> None:
+        """Nothing is being answered, and more may come."""
+        if self._current is not None:
+            return
+        if not self._in_headers:
+            self._coming.set(_REST_SECONDS)
+        elif not self._header_bytes:
+            self._coming.set(_KEEP_ALIVE_SECONDS)
+
+    def _write(self, request: Request, response: Response) -> None:
+        body = response.body
+        last = b"" if request.keep_alive else b"connection: close\r\n"
+        more = b"".join([b"%b: %b\r\n" % header for header in response.headers]) if response.headers else b""
+        start = _start(response.status, response.content_type)
+        common = _common(tuple(self._server.default_headers))
+        head = b"%b%d\r\n%b%b%b\r\n" % (start, len(body), common, more, last)
+        if request.method == "HEAD":
+            body = b""
+        if len(body) < _LARGE_BODY:
+            self._transport.write(head + body)
+        else:
+            self._transport.write(head)
+            self._transport.write(body)
+
+    # What is no HTTP, and what does not come.
+
+    def _count_headers(self, size: int) -> None:
+        if self._messages and not self._header_bytes:
+            self._coming.set(self._app.timeout)
+        self._header_bytes += size
+        if self._header_bytes > HEADER_BYTES:
+            self._refuse(*_TOO_LARGE)
 
     def _refuse(self, status: int, message: str) -> None:
-        self._refusal = (status, message)
-        at_work = self.cycle is not None and not self.cycle.response_complete
-        if at_work and (self._in_headers or self.pipeline or self.cycle.response_started):
-            # An earlier request, or an answer that has begun: it comes to its end, and then the connection.
-            self.shutdown()
+        if self._refused:
+            return
+        self._refused = True
+        broken = None if self._in_headers else self._incoming
+        if broken is not None and broken in self._waiting:
+            self._waiting.remove(broken)
+        at_work = broken is not None and broken is self._current
+        if self._waiting or (self._current is not None and not at_work):
+            # Earlier requests come to their end, and then the connection.
+            self._ending = True
             return
         body = error_body(message)
-        head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
-        self.transport.write(STATUS_LINE[status] + head + body)
+        self._transport.write(_start(status, JSON) + b"%d\r\nconnection: close\r\n\r\n%b" % (len(body), body))
         if at_work:
             # Who reads the broken body hears that the client is gone.
-            self.transport.close()
+            self._transport.close()
         else:
-            self._wait(_LAST_SECONDS)
+            self._coming.set(_LAST_SECONDS)
 
-    def _wait(self, seconds: float) -> None:
-        self._stop_waiting()
-        self._waiting = self.loop.call_later(seconds, self._waited_in_vain)
-
-    def _waited_in_vain(self) -> None:
-        self._waiting = None
-        if self._header_bytes and self._refusal is None:
-            self._refuse(408, f"the request's headers did not come within {self.timeout:g} s")
+    def _came_not(self) -> None:
+        if self._header_bytes and not self._refused:
+            self._refuse(408, f"the request's headers did not come within {self._app.timeout:g} s")
         else:
-            self.transport.close()
-
-    def _stop_waiting(self) -> None:
-        if self._waiting is not None:
-            self._waiting.cancel()
-            self._waiting = None
+            self._transport.close()
 
     def _watch_sending(self) -> None:
-        self._stop_sending()
-        self._sending = self.loop.call_later(self.timeout, self._check_sending, self._unsent())
+        self._unsent = self._transport.get_write_buffer_size()
+        self._going.set(self._app.timeout)
 
-    def _check_sending(self, before: int) -> None:
-        if self._unsent() < before:
+    def _check_sending(self) -> None:
+        if self._transport.get_write_buffer_size() < self._unsent:
             self._watch_sending()
         else:
-            self.transport.abort()
+            self._transport.abort()
 
-    def _unsent(self) -> int:
-        return self.transport.get_write_buffer_size()
+    def _pause_reading(self) -> None:
+        if self._reading:
+            self._reading = False
+            self._transport.pause_reading()
 
-    def _stop_sending(self) -> None:
-        if self._sending is not None:
-            self._sending.cancel()
-            self._sending = None
-
-
-class Cycle(RequestResponseCycle):
-    """One request and its answer, of which head and body go out together: uvicorn would send two packets.
-
-    For an application that says how long an answer is, and has all of its body in one message.
-    """
-
-    async def send(self, message: Message) -> None:  # type: ignore[override]
-        if message["type"] == "http.response.start":
-            self._start = message
-            return
-        if self.flow.write_paused and not self.disconnected:
-            await self.flow.drain()
-        if self.disconnected:
-            return
-        self.response_started = self.response_complete = True
-        lines = [STATUS_LINE[self._start["status"]]]
-        for name, value in (*self.default_headers, *self._start["headers"]):
-            lines += (name, b": ", value, b"\r\n")
-        lines.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
-        body = b"" if self.scope["method"] == "HEAD" else message["body"]
-        if len(body) < _LARGE_BODY:
-            self.transport.write(b"".join([*lines, body]))
-        else:
-            self.transport.write(b"".join(lines))
-            self.transport.write(body)
-        self.message_event.set()
-        if not self.keep_alive:
-            self.transport.close()
-        self.on_response()
+    def _resume_reading(self) -> None:
+        if not self._reading:
+            self._reading = True
+            self._transport.resume_reading()
 
 
-class _Dropped(list[tuple[bytes, bytes]]):
-    """Keeps nothing: trailers, which may have no end, are read by nobody."""
+def _path(url: bytes) -> str:
+    """As it was sent, without what is before it and behind it."""
+    plain = url.startswith(b"/") and b"?" not in url and b"#" not in url
+    return (url if plain else httptools.parse_url(url).path).decode("ascii")
 
-    def append(self, header: tuple[bytes, bytes]) -> None:
-        pass
+
+@lru_cache(maxsize=100)
+def _start(status: int, content_type: str) -> bytes:
+    """An answer up to the number of bytes of its body."""
+    phrase = HTTPStatus(status).phrase
+    return f"HTTP/1.1 {status} {phrase}\r\ncontent-type: {content_type}\r\ncontent-length: ".encode()
+
+
+@lru_cache(maxsize=1)
+def _common(headers: tuple[tuple[bytes, bytes], ...]) -> bytes:
+    """The headers of all answers of a second."""
+    return b"".join([b"%b: %b\r\n" % header for header in headers])
 
 
 def _without_upgrade(data: bytes) -> bytes:
     """A packet that begins in headers, with another name for that one."""
-    if b"pgrade:" not in data and b"PGRADE:" not in data:
-        return data
     head, end, rest = data.partition(_HEADERS_END)
     return _UPGRADE.sub(_IGNORED, head) + end + rest

@@ -63,19 +63,24 @@ class Servable:
     @property
     def engine(self) -> Engine:
         if self._engine is None:
-            raise RequestError(404, f"Servable not found for request: Specific({self.name}, {self.version})")
+            raise self._not_found()
         return self._engine
+
+    def _not_found(self) -> RequestError:
+        return RequestError(404, f"Servable not found for request: Specific({self.name}, {self.version})")
 
     async def run(
         self, signature: str, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None
     ) -> dict[str, Array]:
         """See Engine.run."""
-        signatures = self.engine.signatures
-        assert self._runner is not None
+        runner = self._runner
+        if runner is None:
+            raise self._not_found()
         self._running += 1
         try:
-            answer = await self._runner.run(signature, inputs, outputs)
+            answer = await runner.run(signature, inputs, outputs)
         except ModelRunError as error:
+            signatures = self.engine.signatures
             if signature not in signatures:
                 raise
             # With numpy, which is not to be waited for at the start.
@@ -84,7 +89,8 @@ class Servable:
             raise explained(error, signature, signatures[signature], inputs) from None
         finally:
             self._running -= 1
-            self._end_if_idle()
+            if self._ended is not None:
+                self._end_if_idle(self._ended)
         self.answered = time.monotonic()
         return answer
 
@@ -106,16 +112,16 @@ class Servable:
         self._ended = asyncio.Event()
         if self._runner is not None:
             self._runner.close()
-        self._end_if_idle()
+        self._end_if_idle(self._ended)
         await self._ended.wait()
         engine, self._engine, self._runner = self._engine, None, None
         self.state = State.END
         if engine is not None:
             await in_thread(engine.close)
 
-    def _end_if_idle(self) -> None:
-        if self._ended is not None and not self._running:
-            self._ended.set()
+    def _end_if_idle(self, ended: asyncio.Event) -> None:
+        if not self._running:
+            ended.set()
 
 
 def servables_of(found: FoundModel) -> tuple[Servable, ...]:
@@ -167,7 +173,8 @@ class Registry:
             raise RequestError(404, f"Could not find any versions of model {name}")
         if version is not None and version not in versions:
             raise RequestError(404, f"Could not find version {version} of model {name}")
-        _refuse_label(label)
+        if label is not None:
+            raise _no_label(label)
         return tuple(versions.values()) if version is None else (versions[version],)
 
     def servable(self, name: str, version: int | None = None, label: str | None = None) -> Servable:
@@ -176,13 +183,13 @@ class Registry:
         wanted: Iterable[Servable | None] = versions.values() if version is None else (versions.get(version),)
         for servable in wanted:
             if servable is not None and servable.state is State.AVAILABLE:
-                _refuse_label(label)
+                if label is not None:
+                    raise _no_label(label)
                 return servable
         asked = f"Latest({name})" if version is None else f"Specific({name}, {version})"
         raise RequestError(404, f"Servable not found for request: {asked}")
 
 
-def _refuse_label(label: str | None) -> None:
+def _no_label(label: str) -> RequestError:
     """Labels are given to versions in TensorFlow Serving's own configuration, which is not read here."""
-    if label is not None:
-        raise invalid(f"Unrecognized servable version label: {label}")
+    return invalid(f"Unrecognized servable version label: {label}")

@@ -13,7 +13,7 @@ from tf_toolkit.serving.registry import Registry, Servable
 from tf_toolkit.serving.request import Request, Response
 from tf_toolkit.serving.rest_json import parse_predict, render_predict
 from tf_toolkit.serving.routes import Route
-from tf_toolkit.serving.work import off_the_loop, size
+from tf_toolkit.serving.work import FEW_BYTES, off_the_loop, size
 
 # As TensorFlow Serving has them; a version has 64 bits.
 _MODEL = r"/v1/models/([^/:]+)(?:/versions/([0-9]{1,19})|/labels/([^/:]+))?"
@@ -61,13 +61,16 @@ async def answer(servable: Servable, method: str, body: bytes) -> bytes:
     """The body of the answer of a method, one of predict, classify and regress. Raises RequestError."""
     signatures = servable.engine.signatures
     if method == "predict":
-        predict = await off_the_loop(len(body), partial(parse_predict, body, signatures))
+        parse = partial(parse_predict, body, signatures)
+        predict = parse() if len(body) <= FEW_BYTES else await off_the_loop(parse)
         outputs = await servable.run(predict.signature_name, predict.inputs, predict.outputs)
-        return await off_the_loop(size(outputs), partial(render_predict, predict, outputs))
-    examples = await off_the_loop(len(body), partial(parse_examples, body, signatures, method))
-    outputs = await servable.run(examples.signature_name, examples.inputs, examples.outputs)
-    render = render_classify if method == "classify" else render_regress
-    return await off_the_loop(size(outputs), partial(render, examples, outputs))
+        render = partial(render_predict, predict, outputs)
+    else:
+        parse_them = partial(parse_examples, body, signatures, method)
+        examples = parse_them() if len(body) <= FEW_BYTES else await off_the_loop(parse_them)
+        outputs = await servable.run(examples.signature_name, examples.inputs, examples.outputs)
+        render = partial(render_classify if method == "classify" else render_regress, examples, outputs)
+    return render() if size(outputs) <= FEW_BYTES else await off_the_loop(render)
 
 
 def _status_of(servable: Servable) -> VersionStatus:

@@ -49,7 +49,7 @@ def predict_request(
     document: dict[str, Any], signatures: Mapping[str, Signature], *, no_booleans: bool = False
 ) -> PredictRequest:
     """The request that these JSON values are; of ``no_booleans``, see ``to_array``. Raises RequestError."""
-    name = requested_signature(document)
+    name = requested_signature(document) if _SIGNATURE_KEY in document else DEFAULT_SIGNATURE
     signature = signatures.get(name)
     if signature is None:
         raise invalid(f'Serving signature name: "{name}" not found in signature def, which has: {_names(signatures)}')
@@ -63,14 +63,16 @@ def predict_request(
             inputs = _columns(document, signature, no_booleans)
     except RequestError as error:
         raise RequestError(error.status, f"{error.message.rstrip(' .')}; {expected(name, signature)}") from None
-    return PredictRequest(name, signature, inputs, row_format, _outputs(document, signature))
+    outputs = _outputs(document[_FILTER_KEY], signature) if _FILTER_KEY in document else None
+    return PredictRequest(name, signature, inputs, row_format, outputs)
 
 
 def row_inputs(
     instances: list[Any], signature: Signature, *, key: str = _INSTANCES_KEY, no_booleans: bool = False
 ) -> dict[str, Array]:
     """The inputs of these rows, at least one, which the document has by that key. Raises RequestError."""
-    if _is_object(instances[0]):
+    first = instances[0]
+    if type(first) is dict and _is_object(first):
         return _object_rows(instances, signature, key, no_booleans)
     if len(signature.inputs) > 1:
         raise invalid(
@@ -207,10 +209,7 @@ def _columns(document: dict[str, Any], signature: Signature, no_booleans: bool) 
     return inputs
 
 
-def _outputs(document: dict[str, Any], signature: Signature) -> tuple[str, ...] | None:
-    if _FILTER_KEY not in document:
-        return None
-    wanted = document[_FILTER_KEY]
+def _outputs(wanted: Any, signature: Signature) -> tuple[str, ...] | None:
     if type(wanted) is not list or not all(type(name) is str for name in wanted):
         raise invalid(f"JSON Value: {shown(wanted)} of '{_FILTER_KEY}' is not a list of names of outputs")
     for name in wanted:

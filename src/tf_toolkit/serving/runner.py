@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Mapping, Sequence
+from time import perf_counter
 
 from tf_toolkit.hardware import cpu_count
 from tf_toolkit.serving.batching import Answer, Batcher
@@ -16,8 +16,9 @@ from tf_toolkit.serving.signature import Signature
 from tf_toolkit.serving.work import size
 
 # A thread costs a request more than this many seconds of the event loop. At first runs are measured in threads, which
-# find the processor's caches filled by others: what takes half as long in the loop may seem to take as long as this.
-_QUICK = 0.0002
+# find the processor's caches filled by others, and wait for Python's lock: in the loop the same may take half as long,
+# and for several requests at once twice as long, so that what is there already stays a little longer.
+_QUICK, _STILL_QUICK = 0.0002, 0.0005
 # An input this many times as large as any that ran quickly may not.
 _LARGER = 2
 # Of different sets of outputs, which requests may choose.
@@ -49,8 +50,15 @@ class Runner:
 
     async def run(self, signature: str, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> Answer:
         """See Engine.run."""
-        if not self._batching.enabled and self._engine.quick(signature, inputs, outputs):
-            return await self._loop_pass.run(signature, inputs, outputs)
+        if not self._batching.enabled:
+            kind = self._engine.kinds.get(signature if outputs is None else (signature, *outputs))
+            if kind is not None and kind.is_quick and size(inputs) <= kind.size * _LARGER:
+                if self._loop_pass.is_lonely():
+                    started = perf_counter()
+                    answer = self._engine.engine.run(signature, inputs, outputs)
+                    kind.add(perf_counter() - started)
+                    return answer
+                return await self._loop_pass.run(signature, inputs, outputs)
         return await asyncio.wrap_future(self._batcher.submit(signature, inputs, outputs))
 
     def close(self) -> None:
@@ -62,40 +70,42 @@ class _Measured:
     """The engine, and how long it takes."""
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._kinds: dict[tuple[str, tuple[str, ...] | None], _Kind] = {}
+        self.engine = engine
+        # By the signature's name alone for all outputs, or with the names of those that are asked for.
+        self.kinds: dict[str | tuple[str, ...], _Kind] = {}
 
     @property
     def signatures(self) -> Mapping[str, Signature]:
-        return self._engine.signatures
-
-    def quick(self, signature: str, inputs: Mapping[str, Array], outputs: Sequence[str] | None) -> bool:
-        """Whether it is going to take no longer than a thread would cost, as far as that can be told."""
-        kind = self._kinds.get((signature, None if outputs is None else tuple(outputs)))
-        return kind is not None and kind.pace.seconds < _QUICK and size(inputs) <= kind.size * _LARGER
+        return self.engine.signatures
 
     def run(self, signature: str, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> Answer:
-        started = time.perf_counter()
-        answer = self._engine.run(signature, inputs, outputs)
-        seconds = time.perf_counter() - started
-        key = signature, None if outputs is None else tuple(outputs)
-        kind = self._kinds.get(key)
-        if kind is None and len(self._kinds) < _MOST_KINDS:
-            kind = self._kinds[key] = _Kind()
+        started = perf_counter()
+        answer = self.engine.run(signature, inputs, outputs)
+        seconds = perf_counter() - started
+        key = signature if outputs is None else (signature, *outputs)
+        kind = self.kinds.get(key)
+        if kind is None and len(self.kinds) < _MOST_KINDS:
+            kind = self.kinds[key] = _Kind()
         if kind is not None:
-            kind.pace.add(seconds)
-            if seconds < _QUICK:
+            kind.add(seconds)
+            if kind.is_quick:
                 kind.size = max(kind.size, size(inputs))
         return answer
 
     def close(self) -> None:
-        self._engine.close()
+        self.engine.close()
 
 
 class _Kind:
-    """Of runs."""
+    """Of runs: whether one is going to take no longer than a thread would cost, as far as that can be told."""
 
     def __init__(self) -> None:
-        self.pace = Pace()
+        self._pace = Pace()
+        self.is_quick = False
         # Of the largest input that was quick.
         self.size = 0
+
+    def add(self, seconds: float) -> None:
+        """Another run."""
+        self._pace.add(seconds)
+        self.is_quick = self._pace.seconds < (_STILL_QUICK if self.is_quick else _QUICK)

@@ -15,23 +15,23 @@ from tf_toolkit.serving.engine import Array
 _Result = TypeVar("_Result")
 
 # Of text or arrays; up to here the work takes a few milliseconds, and less than many a hand-over to a thread.
-_LARGE_BYTES = 500_000
+FEW_BYTES = 500_000
 _LOCK = threading.Lock()
 _making = 0
 
 
 def size(arrays: Mapping[str, Array]) -> int:
     """Bytes of these arrays, with those of their strings."""
-    return sum(
-        array.nbytes + (sum(map(len, array.ravel().tolist())) if array.dtype.kind == "O" else 0)
-        for array in arrays.values()
-    )
+    total = 0
+    for array in arrays.values():
+        total += array.nbytes
+        if array.dtype.hasobject:
+            total += sum(map(len, array.ravel().tolist()))
+    return total
 
 
-async def off_the_loop(size: int, work: Callable[[], _Result]) -> _Result:
-    """What ``work`` returns, done in another thread where it goes over many bytes."""
-    if size < _LARGE_BYTES:
-        return work()
+async def off_the_loop(work: Callable[[], _Result]) -> _Result:
+    """What ``work`` returns, done in another thread, as is due where it goes over more than FEW_BYTES."""
     return await in_thread(partial(_of_many_objects, work))
 
 

@@ -120,7 +120,7 @@ def main():
     app = App(Routes(routes), metrics, AccessLog(enabled=False), settings.timeout)
     port_file.with_suffix(".new").write_text(str(port))
     port_file.with_suffix(".new").rename(port_file)
-    HttpServer(app, settings.timeout).run([listener])
+    HttpServer(app).run([listener])
 
 
 if __name__ == "__main__":
