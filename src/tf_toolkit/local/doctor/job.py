@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -20,6 +21,7 @@ _NO_JOB = "no job is described here"
 _DEFAULT_INTERFACE = "eth0"
 _RESOLVE_SECONDS = 10.0
 _NAMED = 3
+_LOCK = threading.Lock()
 
 
 class Described(NamedTuple):
@@ -46,10 +48,12 @@ def read(paths: Paths, environ: Mapping[str, str]) -> Described:
 
 def interface_of(config: JobConfig | None) -> str:
     """The network interface that the job will use. Raises ImportError."""
-    if config is None:
-        return network.interface(_DEFAULT_INTERFACE, os.uname().nodename)
-    others = [host for host in config.distribution_hosts if host != config.current_host]
-    return network.interface(config.network_interface, config.current_host, others)
+    # Of a module whose import fails, another thread that imports it at the same time would get half.
+    with _LOCK:
+        if config is None:
+            return network.interface(_DEFAULT_INTERFACE, os.uname().nodename)
+        others = [host for host in config.distribution_hosts if host != config.current_host]
+        return network.interface(config.network_interface, config.current_host, others)
 
 
 def interface(described: Described) -> Check:
