@@ -8,20 +8,17 @@ headers have a size and a time, answers must be read, and requests that come bef
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections import deque
-from functools import lru_cache
-from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import httptools
 from uvicorn.server import ServerState
 
+from tf_toolkit.serving import http_text
 from tf_toolkit.serving.coroutine_run import CoroutineRun
 from tf_toolkit.serving.deadline import Deadline
-from tf_toolkit.serving.media_types import JSON
-from tf_toolkit.serving.request import Request, Response, error_body
+from tf_toolkit.serving.request import Request, Response, refusal
 
 if TYPE_CHECKING:
     from tf_toolkit.serving.app import App
@@ -34,14 +31,10 @@ _KEEP_ALIVE_SECONDS = 75.0
 _REST_SECONDS = 10.0
 # The same after an answer that ends the connection.
 _LAST_SECONDS = 1.0
-# httptools takes no body of a request that has this header; nobody needs what clients offer by it.
-_UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
-_IGNORED = b"\r\nignored:"
 # Of a body that nobody asks for yet, so much is read in.
 _UNASKED_BYTES = 65_536
 # A copy of it would cost more than a packet of its own.
 _LARGE_BODY = 65_536
-_HEADERS_END = b"\r\n\r\n"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _NO_HTTP = (400, "Invalid HTTP request received.")
 _TOO_LARGE = (431, f"the request's headers are larger than {HEADER_BYTES} bytes")
@@ -112,7 +105,7 @@ class Protocol(asyncio.Protocol):
         if self._refused:
             return
         if self._in_headers and (b"pgrade:" in data or b"PGRADE:" in data):
-            data = _without_upgrade(data)
+            data = http_text.without_upgrade(data)
         self._packet_bytes, messages = len(data), self._messages
         # One request is answered while the packet is parsed, the others when other connections have had their turn.
         self._may_begin = True
@@ -167,7 +160,7 @@ class Protocol(asyncio.Protocol):
         self._incoming = Request(
             self,
             parser.get_method().decode("ascii"),
-            _path(self._url),
+            http_text.path(self._url),
             {name.lower(): value for name, value in reversed(headers.items())},
             parser.get_http_version() != "1.0" and parser.should_keep_alive(),
             time.monotonic(),
@@ -249,11 +242,12 @@ class Protocol(asyncio.Protocol):
     def _respond(self, request: Request, response: Response | None) -> None:
         self._current = None
         request.answered = True
-        if self._lost:
+        if self._lost or self._transport.is_closing():
             return
+        last = not request.keep_alive or (self._ending and not self._waiting)
         if response is not None:
-            self._write(request, response)
-        if response is None or not request.keep_alive or (self._ending and not self._waiting):
+            self._write(request, response, last=last)
+        if response is None or last:
             self._end()
         elif self._waiting:
             self._loop.call_soon(self._next)
@@ -279,15 +273,9 @@ class Protocol(asyncio.Protocol):
         elif not self._header_bytes:
             self._coming.set(_KEEP_ALIVE_SECONDS)
 
-    def _write(self, request: Request, response: Response) -> None:
-        body = response.body
-        last = b"" if request.keep_alive else b"connection: close\r\n"
-        more = b"".join([b"%b: %b\r\n" % header for header in response.headers]) if response.headers else b""
-        start = _start(response.status, response.content_type)
-        common = _common(tuple(self._server.default_headers))
-        head = b"%b%d\r\n%b%b%b\r\n" % (start, len(body), common, more, last)
-        if request.method == "HEAD":
-            body = b""
+    def _write(self, request: Request, response: Response, *, last: bool) -> None:
+        head = http_text.head(response, self._server.default_headers, last=last)
+        body = b"" if request.method == "HEAD" else response.body
         if len(body) < _LARGE_BODY:
             self._transport.write(head + body)
         else:
@@ -315,8 +303,8 @@ class Protocol(asyncio.Protocol):
             # Earlier requests come to their end, and then the connection.
             self._ending = True
             return
-        body = error_body(message)
-        self._transport.write(_start(status, JSON) + b"%d\r\nconnection: close\r\n\r\n%b" % (len(body), body))
+        response = refusal(status, message)
+        self._transport.write(http_text.head(response, self._server.default_headers, last=True) + response.body)
         if at_work:
             # Who reads the broken body hears that the client is gone.
             self._transport.close()
@@ -348,28 +336,3 @@ class Protocol(asyncio.Protocol):
         if not self._reading:
             self._reading = True
             self._transport.resume_reading()
-
-
-def _path(url: bytes) -> str:
-    """As it was sent, without what is before it and behind it."""
-    plain = url.startswith(b"/") and b"?" not in url and b"#" not in url
-    return (url if plain else httptools.parse_url(url).path).decode("ascii")
-
-
-@lru_cache(maxsize=100)
-def _start(status: int, content_type: str) -> bytes:
-    """An answer up to the number of bytes of its body."""
-    phrase = HTTPStatus(status).phrase
-    return f"HTTP/1.1 {status} {phrase}\r\ncontent-type: {content_type}\r\ncontent-length: ".encode()
-
-
-@lru_cache(maxsize=1)
-def _common(headers: tuple[tuple[bytes, bytes], ...]) -> bytes:
-    """The headers of all answers of a second."""
-    return b"".join([b"%b: %b\r\n" % header for header in headers])
-
-
-def _without_upgrade(data: bytes) -> bytes:
-    """A packet that begins in headers, with another name for that one."""
-    head, end, rest = data.partition(_HEADERS_END)
-    return _UPGRADE.sub(_IGNORED, head) + end + rest

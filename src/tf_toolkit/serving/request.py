@@ -41,19 +41,8 @@ class Request:
     """One request. ``started`` and ``deadline`` are on the monotonic clock."""
 
     __slots__ = (
-        *(
-            "_chunks",
-            "_connection",
-            "_cut_off",
-            "_headers",
-            "_limit",
-            "_rest",
-            "_whole",
-            "answered",
-            "deadline",
-            "in_body",
-        ),
-        *("keep_alive", "method", "model", "offered", "raw_path", "received", "route", "run", "started"),
+        *("_chunks", "_connection", "_cut_off", "_headers", "_limit", "_rest", "_whole", "answered", "deadline"),
+        *("in_body", "keep_alive", "method", "model", "offered", "raw_path", "received", "route", "run", "started"),
     )
 
     def __init__(
