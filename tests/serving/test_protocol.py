@@ -120,11 +120,13 @@ def test_a_large_body_that_is_told_of_is_refused_before_it_comes(server: Server)
     assert waiting.status == 413
 
 
-def test_a_client_that_sends_a_large_body_all_the_same_reads_the_refusal(server: Server) -> None:
+@pytest.mark.parametrize("more", [b"", b"Connection: close\r\n"], ids=["keep-alive", "close"])
+def test_a_client_that_sends_a_large_body_all_the_same_reads_the_refusal(server: Server, more: bytes) -> None:
     found = server.invoke(b" " * 5_000_000)
     assert found.status == 413
     with contextlib.closing(server.connect()) as connection:
-        connection.sendall(POST + b"Content-Length: 400000\r\n\r\n" + b" " * 400_000 + b"GET /ping HTTP/1.1\r\n\r\n")
+        body = b" " * 400_000 + b"GET /ping HTTP/1.1\r\n\r\n"
+        connection.sendall(POST + more + b"Content-Length: 400000\r\n\r\n" + body)
         assert answer(connection).status == 413
 
 

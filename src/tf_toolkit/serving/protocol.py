@@ -59,7 +59,6 @@ class Protocol(asyncio.Protocol):
         self._coming = Deadline(self._loop, self._came_not)
         self._going = Deadline(self._loop, self._check_sending)
         self._unsent = 0
-        self._lost = False
         # No more than what is here already is going to be answered; and nothing more is read.
         self._ending = False
         self._refused = False
@@ -94,7 +93,6 @@ class Protocol(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.connections.discard(self)
-        self._lost = True
         self._coming.close()
         self._going.close()
         self._waiting.clear()
@@ -242,7 +240,7 @@ class Protocol(asyncio.Protocol):
     def _respond(self, request: Request, response: Response | None) -> None:
         self._current = None
         request.answered = True
-        if self._lost or self._transport.is_closing():
+        if self._transport.is_closing():
             return
         last = not request.keep_alive or (self._ending and not self._waiting)
         if response is not None:
@@ -266,8 +264,6 @@ class Protocol(asyncio.Protocol):
 
     def _rest(self) -> None:
         """Nothing is being answered, and more may come."""
-        if self._current is not None:
-            return
         if not self._in_headers:
             self._coming.set(_REST_SECONDS)
         elif not self._header_bytes:
